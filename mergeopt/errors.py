@@ -1,0 +1,45 @@
+"""The two ways a run ends badly: the user can mend it, or we cannot go on.
+
+Every message is one line: where, what was given, and the way out. The command line prints it without a traceback and
+exits with 2 for `InputError` and 1 for any other `MergeoptError`.
+"""
+
+
+class MergeoptError(Exception):
+    """Something went wrong that is not a bug: disk full, a device lost, an interrupted study."""
+
+
+class InputError(MergeoptError):
+    """A mistake in what the user gave: a file, a key, a path, a model.
+
+    Args:
+        problem: What is wrong, naming what was given.
+        where: File, and if known line and key, e.g. ``"recipe.yaml:12 models[1].parameters.weight"``.
+        remedy: The way out, e.g. ``"did you mean 'density'?"``.
+    """
+
+    def __init__(self, problem: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        self.problem, self.where, self.remedy = problem, where, remedy
+        super().__init__(problem, where, remedy)
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.problem}" if self.where else self.problem
+        if self.remedy:
+            text += f"; {self.remedy}"
+        return " ".join(text.split())
+
+    def at(self, where: str) -> "InputError":
+        """The same mistake, placed: callers that know the file add it to what the inner code found."""
+        return InputError(self.problem, where=f"{where} {self.where}" if self.where else where, remedy=self.remedy)
+
+
+def did_you_mean(given: str, known: "list[str] | tuple[str, ...] | set[str] | frozenset[str]") -> str | None:
+    """``"did you mean 'weight'?"`` when one of `known` is close to `given`, else the list of what is known."""
+    import difflib
+
+    names = sorted(known)
+    folded = {name.lower().replace("-", "_"): name for name in names}
+    close = difflib.get_close_matches(given.lower().replace("-", "_"), folded, n=1, cutoff=0.7)
+    if close:
+        return f"did you mean {folded[close[0]]!r}?"
+    return f"known: {', '.join(names)}" if 0 < len(names) <= 30 else None

@@ -1,0 +1,38 @@
+"""What a merge method asks for, as plain values.
+
+`methods` reads these off its functions' signatures; recipe and space check and fill settings with them, without
+importing torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+REQUIRED: Any = type("Required", (), {"__repr__": lambda self: "REQUIRED"})()  # a parameter without a default
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSchema:
+    """One parameter of a method: `kind` is "float", "bool" or "int"; `default` may be REQUIRED or None."""
+
+    name: str
+    per_source: bool
+    kind: str
+    default: Any
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSchema:
+    """A method's parameters and the number of sources it takes.
+
+    `min_sources` and `max_sources` count what the function receives as `sources`: without the base where the method
+    `takes_base`, with it otherwise (then the base is one more source).
+    """
+
+    name: str
+    takes_base: bool
+    min_sources: int
+    max_sources: int | None
+    parameters: Mapping[str, ParameterSchema]
+    random: bool = False  # draws masks (DARE): mergekit's draw is another one than ours
+    summary: str = ""
