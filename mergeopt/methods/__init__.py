@@ -1,0 +1,23 @@
+"""The arithmetic of merging: pure functions of tensors, one file per method or close family.
+
+A new method is one file and its name in `METHODS`.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from mergeopt.methods.dare import dare_linear, dare_ties
+from mergeopt.methods.linear import linear
+from mergeopt.methods.method import Method, merge_method
+from mergeopt.methods.passthrough import passthrough
+from mergeopt.methods.slerp import slerp
+from mergeopt.methods.task_arithmetic import task_arithmetic
+from mergeopt.methods.ties import ties
+from mergeopt.recipe.schema import MethodSchema
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {m.name: m for m in (linear, slerp, task_arithmetic, ties, dare_linear, dare_ties, passthrough)}
+)
+SCHEMAS: Mapping[str, MethodSchema] = MappingProxyType({name: m.schema for name, m in METHODS.items()})
+
+__all__ = ["METHODS", "SCHEMAS", "Method", "merge_method"]

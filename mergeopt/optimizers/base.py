@@ -7,7 +7,7 @@ function of (seed, n, what was told before), and outcomes are told in the order 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 Want = Literal["value", "items", "gradient", "fisher"]
@@ -31,7 +31,8 @@ class Outcome:
 
     `value` is the objective, higher is better; None for a failed trial (NaN weights or scores). `violation` is 0 where
     all constraints hold, else by how much they are missed: an infeasible point ranks below every feasible one, by
-    violation. `items`, `gradient` (one number per dimension, of the value) and `fisher` (d × d) are there if asked for.
+    violation. `objectives` are the parts of the value, one per eval, each higher-is-better, for multi-objective search.
+    `items`, `gradient` (one number per dimension, of the value) and `fisher` (d × d) are there if asked for.
     """
 
     request: Request
@@ -41,7 +42,7 @@ class Outcome:
     items: Mapping[str, Any] | None = None
     gradient: tuple[float, ...] | None = None
     fisher: tuple[tuple[float, ...], ...] | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    objectives: tuple[float, ...] = ()
 
 
 class Optimizer(Protocol):

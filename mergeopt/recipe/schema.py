@@ -6,9 +6,17 @@ importing torch.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
-REQUIRED: Any = type("Required", (), {"__repr__": lambda self: "REQUIRED"})()  # a parameter without a default
+
+class Required(Enum):
+    """Stands where a parameter has no default."""
+
+    REQUIRED = "required"
+
+
+REQUIRED = Required.REQUIRED
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,144 @@
+"""A model folder opened by its headers: every tensor by name, no weight read.
+
+One ``model.safetensors``, or shards with an index. The index is only believed where the headers of the shards agree
+with it, and no file outside the folder is ever opened, except through the links of a Hugging Face cache
+(``snapshots/<commit>/x -> ../../blobs/<hash>``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mergeopt.checkpoint.header import StoredTensor, read_header
+from mergeopt.checkpoint.jsonfile import read_json_object
+from mergeopt.checkpoint.layout import shape_of
+from mergeopt.errors import InputError
+from mergeopt.recipe.shape import Shape
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model on disk. `tensors` stand in the order of `files` and, within a file, of their bytes."""
+
+    folder: Path
+    name: str  # as the user wrote it
+    config: Mapping[str, Any]
+    tensors: Mapping[str, StoredTensor]
+    files: tuple[Path, ...]
+
+    @classmethod
+    def open(cls, folder: Path, *, name: str | None = None) -> "Checkpoint":
+        """Reads config, index and headers.
+
+        Raises:
+            InputError: not a model folder, weights in another format, a damaged or contradictory file.
+        """
+        if not folder.is_dir():
+            raise InputError("not a folder" if folder.exists() else "no such folder", where=str(folder))
+        config_file = folder / "config.json"
+        if not config_file.is_file():
+            raise InputError("not a model folder: no config.json", where=str(folder))
+        config = read_json_object(config_file)
+        files, weight_map = _weight_files(folder)
+        tensors: dict[str, StoredTensor] = {}
+        for file in files:
+            for tensor in read_header(file).values():
+                if tensor.name in tensors:
+                    others = f"{tensors[tensor.name].file.name} and {file.name}"
+                    raise InputError(f"tensor {tensor.name!r} stands in both {others}", where=str(folder))
+                tensors[tensor.name] = tensor
+        if not tensors:
+            raise InputError("the weight files hold no tensor", where=str(folder))
+        if weight_map is not None:
+            _check_index(weight_map, tensors, folder / INDEX_FILE)
+        return cls(folder, name or str(folder), config, tensors, files)
+
+    @cached_property
+    def shape(self) -> Shape:
+        """The tensors with their stacks and layers."""
+        return shape_of(self.tensors, self.config)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def is_inside(file: Path, folder: Path) -> bool:
+    """Whether `file`, links followed, lies in `folder` or in the blobs of the Hub cache that `folder` is part of."""
+    target, home = file.resolve(), folder.resolve()
+    roots = [home, *(parent.parent / "blobs" for parent in home.parents if parent.name == "snapshots")]
+    return any(target.is_relative_to(root) for root in roots)
+
+
+def _weight_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str] | None]:
+    """The files to read, by name, and the index's tensor -> file where there is one."""
+    single, index = folder / SINGLE_FILE, folder / INDEX_FILE
+    if index.is_file():
+        weight_map = _weight_map(index)
+        names = sorted(set(weight_map.values()))
+        if single.is_file() and SINGLE_FILE not in names:
+            raise InputError(
+                f"both {SINGLE_FILE} and {INDEX_FILE} for other files: which is the model?",
+                where=str(folder),
+                remedy="remove the stale one",
+            )
+    elif single.is_file():
+        weight_map, names = None, [SINGLE_FILE]
+    else:
+        raise _no_weights(folder)
+    files = tuple(folder / name for name in names)
+    for file in files:
+        _check_file(file, folder)
+    return files, weight_map
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError("no weight_map", where=str(index))
+    for tensor, name in weight_map.items():
+        plain = isinstance(name, str) and name.isprintable() and not {"/", "\\"} & set(name)
+        if not plain or not name.endswith(".safetensors"):
+            problem = f"weight_map puts {tensor!r} in {name!r}, which is not a .safetensors file of this folder"
+            raise InputError(problem, where=str(index))
+    return weight_map
+
+
+def _check_file(file: Path, folder: Path) -> None:
+    if not file.exists():
+        remedy = "copy or download it again"
+        raise InputError(f"the shard {file.name} is missing", where=str(folder), remedy=remedy)
+    if not is_inside(file, folder):
+        raise InputError(f"{file.name} is a link out of the folder", where=str(folder), remedy="copy the file itself")
+
+
+def _check_index(weight_map: Mapping[str, str], tensors: Mapping[str, StoredTensor], index: Path) -> None:
+    for name, file in weight_map.items():
+        if name not in tensors:
+            raise InputError(f"lists {name!r} in {file}, which does not hold it", where=str(index))
+        if tensors[name].file.name != file:
+            raise InputError(f"lists {name!r} in {file}; it is in {tensors[name].file.name}", where=str(index))
+    for name, tensor in tensors.items():
+        if name not in weight_map:
+            raise InputError(f"does not list {name!r}, which {tensor.file.name} holds", where=str(index))
+
+
+def _no_weights(folder: Path) -> InputError:
+    names = sorted(path.name for path in folder.iterdir())
+    if "adapter_config.json" in names:
+        problem, remedy = "holds an adapter, not a model", "merge it into its base model first (peft: merge_and_unload)"
+    elif any(name.startswith("pytorch_model") and name.endswith(".bin") for name in names):
+        problem = "weights only as pytorch_model*.bin, which can run code when read"
+        remedy = "convert them: load with transformers, then save_pretrained() writes safetensors"
+    elif any(name.endswith(".safetensors") for name in names):
+        problem = f"safetensors files, but neither {SINGLE_FILE} nor {INDEX_FILE}"
+        remedy = "copy the index from where the model came from"
+    else:
+        problem, remedy = f"no weights: neither {SINGLE_FILE} nor {INDEX_FILE}", "is the download complete?"
+    return InputError(problem, where=str(folder), remedy=remedy)

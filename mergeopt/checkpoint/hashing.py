@@ -1,0 +1,82 @@
+"""The sha256 of every input file, found while the merge runs.
+
+A Hugging Face cache names its large files by their sha256, so those cost nothing; the rest is hashed on a background
+thread (hashlib lets other threads run meanwhile).
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from threading import Event, Thread
+from typing import Self
+
+from mergeopt.errors import MergeoptError
+
+_BLOCK_BYTES = 1 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class InputHashes:
+    """Hashes of files, computed in the background from `start` on."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._files = tuple(dict.fromkeys(files))
+        self._hashes: dict[Path, str] = {}
+        self._fault: OSError | None = None
+        self._stop = Event()
+        self._thread = Thread(target=self._work, name="input-hashes", daemon=True)
+
+    @classmethod
+    def start(cls, files: Iterable[Path]) -> Self:
+        """Begins to hash `files`; returns at once."""
+        hashes = cls(files)
+        hashes._thread.start()
+        return hashes
+
+    def result(self) -> dict[Path, str]:
+        """Waits for the hashes: file, as given -> sha256 in hexadecimal.
+
+        Raises:
+            MergeoptError: a file could not be read, or `cancel` was called.
+        """
+        self._thread.join()
+        if self._fault is not None:
+            raise MergeoptError(f"{self._fault.filename}: {self._fault.strerror} while hashing") from self._fault
+        if len(self._hashes) < len(self._files):
+            raise MergeoptError("hashing the inputs was cancelled")
+        return dict(self._hashes)
+
+    def cancel(self) -> None:
+        """Stops at the next block: nobody will ask for the result."""
+        self._stop.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            for file in self._files:
+                digest = cached_sha256(file) or self._sha256(file)
+                if self._stop.is_set():
+                    return
+                self._hashes[file] = digest
+        except OSError as fault:
+            self._fault = fault
+
+    def _sha256(self, file: Path) -> str:
+        digest, buffer = hashlib.sha256(), bytearray(_BLOCK_BYTES)
+        view = memoryview(buffer)
+        with file.open("rb", buffering=0) as stream:
+            while not self._stop.is_set() and (count := stream.readinto(view)):
+                digest.update(view[:count])
+        return digest.hexdigest()
+
+
+def cached_sha256(file: Path) -> str | None:
+    """The sha256 in the name of the blob that a file of a Hugging Face cache links to, else None.
+
+    Small files' blobs are named by git's sha1 and are not meant.
+    """
+    if not file.is_symlink():
+        return None
+    blob = file.resolve()
+    return blob.name if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) else None

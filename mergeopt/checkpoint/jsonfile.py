@@ -1,0 +1,70 @@
+"""JSON files of a model folder, read with suspicion and written whole.
+
+A repeated key, a deep nest or an absurd size in a downloaded file is the user's problem to see, never a crash; a file
+we write appears by rename, so no reader sees half of it.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mergeopt.errors import InputError
+
+MAX_BYTES = 100_000_000
+
+
+def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in `data` (UTF-8).
+
+    Raises:
+        InputError: not UTF-8, not JSON, not an object, or a key twice in one object.
+    """
+    try:
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as fault:  # ValueError: also bad UTF-8 and integers of thousands of digits
+        raise InputError(f"not valid JSON: {fault}", where=where) from None
+    if not isinstance(document, dict):
+        raise InputError(f"holds a JSON {type(document).__name__}, not an object", where=where)
+    return document
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`; `InputError` also where it cannot be read or is larger than 100 MB."""
+    try:
+        size = file.stat().st_size
+        if size > MAX_BYTES:
+            raise InputError(f"{size:,} bytes of JSON; at most {MAX_BYTES:,} are read", where=str(file))
+        data = file.read_bytes()
+    except OSError as fault:
+        raise InputError(f"cannot be read: {fault.strerror}", where=str(file)) from None
+    return parse_json_object(data, str(file))
+
+
+def encode_json(document: Mapping[str, Any]) -> bytes:
+    """`document` as indented UTF-8 JSON, the way model folders hold it."""
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def replace_file(file: Path, data: bytes) -> None:
+    """Writes `data` under a temporary name beside `file`, then renames it: `file` is replaced at once or not at all."""
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("xb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands twice")
+    return result

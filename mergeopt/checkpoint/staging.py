@@ -1,0 +1,154 @@
+"""Large files that appear by rename or not at all.
+
+They grow in a hidden sub-folder of the folder they are meant for (the same file system, so a rename is enough). The
+sub-folder is locked while its process lives: what a killed process left is recognised by the free lock and swept.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mergeopt.errors import InputError, MergeoptError
+
+_PREFIX = ".mergeopt-writing-"
+
+
+class Staging:
+    """A hidden folder inside `folder` with room for `needed` bytes.
+
+    Raises:
+        InputError: `folder` is a file or may not be written to.
+        MergeoptError: not enough room on the disk.
+    """
+
+    def __init__(self, folder: Path, needed: int) -> None:
+        self.folder, self._needed = folder, needed
+        self._handles: list[int] = []
+        self._made: list[Path] = [p for p in (folder, *folder.parents) if not p.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _sweep(folder)
+            self._check_room()
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
+            self._lock = _try_lock(self.path)
+        except OSError as fault:
+            self._remove_made()
+            if fault.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise self._full(fault) from fault
+            raise InputError(
+                f"cannot be written to: {fault.strerror}", where=str(folder), remedy="choose another folder"
+            ) from None
+        except MergeoptError:
+            self._remove_made()
+            raise
+
+    def create(self, name: str, size: int, head: bytes) -> int:
+        """A new file of `size` bytes that begins with `head`; its descriptor, open until published or discarded."""
+        try:
+            handle = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            self._handles.append(handle)
+            os.ftruncate(handle, size)
+        except OSError as fault:
+            raise self._failed(fault) from fault
+        self.write(handle, 0, memoryview(head))
+        return handle
+
+    def write(self, handle: int, offset: int, data: memoryview) -> None:
+        """Writes all of `data` at `offset`. Thread-safe."""
+        done = 0
+        try:
+            while done < len(data):  # one call moves at most 2 GiB
+                done += os.pwrite(handle, data[done:], offset + done)
+        except OSError as fault:
+            raise self._failed(fault) from fault
+
+    def publish(self, names: Sequence[str], *, replaces: Sequence[str]) -> None:
+        """Syncs, then renames `names` into the folder in this order.
+
+        Files there that match a pattern in `replaces` go first, so old and new never stand mixed; a single file
+        replaces its namesake at once.
+        """
+        atomic = set(names) if len(names) == 1 else set()
+        try:
+            for handle in self._handles:
+                os.fsync(handle)
+            stale = {path for pattern in replaces for path in self.folder.glob(pattern)}
+            for path in stale:
+                if path.name not in atomic:
+                    path.unlink()
+            for name in names:
+                (self.path / name).replace(self.folder / name)
+            _sync_folder(self.folder)
+        except OSError as fault:
+            raise self._failed(fault) from fault
+        self._close()
+
+    def discard(self) -> None:
+        """Removes the hidden folder, and `folder` itself where this object made it and it is still empty."""
+        self._close()
+        self._remove_made()
+
+    def _close(self) -> None:
+        while self._handles:
+            os.close(self._handles.pop())
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _remove_made(self) -> None:
+        for path in self._made:
+            try:
+                path.rmdir()
+            except OSError:  # somebody put something there
+                return
+        self._made = []
+
+    def _check_room(self) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if free < self._needed:
+            raise MergeoptError(
+                f"{self.folder}: the model needs {self._needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free"
+            )
+
+    def _failed(self, fault: OSError) -> MergeoptError:
+        if fault.errno in (errno.ENOSPC, errno.EDQUOT):
+            return self._full(fault)
+        return MergeoptError(f"{self.folder}: {fault.strerror} while writing")
+
+    def _full(self, fault: OSError) -> MergeoptError:
+        return MergeoptError(
+            f"{self.folder}: {fault.strerror} while writing; the model needs {self._needed / 1e9:.2f} GB in all"
+        )
+
+
+def _sweep(folder: Path) -> None:
+    """Removes hidden folders whose process is gone."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        lock = _try_lock(path)
+        if lock is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(lock)
+
+
+def _try_lock(folder: Path) -> int | None:
+    """An open descriptor that holds the folder's lock until it is closed, or None where another process has it."""
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,55 @@
+"""Files that appear whole or not at all, and where the shipped ones are."""
+
+import os
+from pathlib import Path
+
+from mergeopt.errors import InputError, MergeoptError, did_you_mean
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` under a temporary name and renames it into place: no reader ever sees half of it.
+
+    Raises:
+        MergeoptError: disk full, no permission.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise MergeoptError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def shipped(kind: str) -> Path:
+    """The folder of shipped files: "search_spaces" or "evals", in a checkout or in an installed package."""
+    package = Path(__file__).parent
+    installed = package / "_shipped" / kind
+    return installed if installed.is_dir() else package.parent / kind
+
+
+def find_file(name: str, near: Path | None, kind: str) -> Path:
+    """A YAML file by path or by the name of a shipped one.
+
+    The working folder first, then `near` (the folder of the file that names it), then the shipped files, where
+    "uniform-weights" finds uniform-weights.yml.
+
+    Raises:
+        InputError: nothing found, or two different files.
+    """
+    given = Path(name).expanduser()
+    places = [given] if given.is_absolute() or near is None else [given, near / given]
+    found = list(dict.fromkeys(place.resolve() for place in places if place.is_file()))
+    if len(found) > 1:
+        raise InputError(f"{name!r} is ambiguous: {found[0]} and {found[1]}", remedy="give the full path")
+    if found:
+        return next(place for place in places if place.is_file())
+    folder = shipped(kind)
+    known = {path.stem: path for path in sorted(folder.glob("*.y*ml"))}
+    if given.stem in known and given.name in (given.stem, known[given.stem].name):
+        return known[given.stem]
+    raise InputError(f"no such file: {name}", remedy=did_you_mean(given.stem, tuple(known)))

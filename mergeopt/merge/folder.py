@@ -1,0 +1,123 @@
+"""A recipe becomes a model folder, and a lock file says from what.
+
+Everything appears whole or not at all: weights are staged by the writer, side files are renamed into place, and the
+config, which makes the folder a model, comes last.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mergeopt
+from mergeopt.checkpoint.hashing import InputHashes
+from mergeopt.checkpoint.sidefiles import copy_side_files, output_config, write_config
+from mergeopt.checkpoint.writer import CheckpointWriter, OutputTensor
+from mergeopt.files import write_text
+from mergeopt.merge.plan import LeftOut, Plan, fill, lay_out, unmatched_filters
+from mergeopt.merge.sources import Checkpoints, facts
+from mergeopt.merge.stream import Progress, stream
+from mergeopt.methods import SCHEMAS
+from mergeopt.recipe.recipe import Recipe
+from mergeopt.recipe.write import recipe_data, to_yaml
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe with its models opened and its plan made; no weights read yet."""
+
+    recipe: Recipe
+    checkpoints: Checkpoints
+    plan: Plan
+    notices: tuple[str, ...]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The output's config.json."""
+        donor = self.checkpoints[self.recipe.donor]
+        picked = self.plan.picked
+        return output_config(
+            donor.config,
+            dtype=next(job.dtype for job in self.plan.jobs if not job.verbatim),
+            layers=None if picked is None else len(picked),
+            tie=False if self.plan.untied else None,
+            picked=picked,
+        )
+
+
+def prepare(recipe: Recipe, checkpoints: Checkpoints) -> Prepared:
+    """Plans the merge. Raises InputError where models or settings do not fit."""
+    schema = SCHEMAS[recipe.method]
+    layout = lay_out(recipe, facts(checkpoints), schema)
+    notices = [*unmatched_filters(layout, recipe), *_left_out(layout.left_out)]
+    if layout.untied:
+        notices.append("some sources tie the head to the embeddings and some do not: the head is written, untied")
+    return Prepared(recipe, checkpoints, fill(layout, recipe, schema), tuple(notices))
+
+
+def merge_to_folder(
+    prepared: Prepared, out: Path, *, max_shard_bytes: int = 5_000_000_000, progress: Progress | None = None
+) -> None:
+    """Writes the merged model: weights, config, the donor's tokenizer files, the recipe and the lock file.
+
+    Args:
+        prepared: From `prepare`.
+        out: The folder; may exist.
+        max_shard_bytes: Limit per weight file.
+        progress: Told of bytes as they are written.
+
+    Raises:
+        MergeoptError: disk full, a source that changed meanwhile; nothing is left behind then.
+    """
+    plan, donor = prepared.plan, prepared.checkpoints[prepared.recipe.donor]
+    hashes = InputHashes.start([file for c in prepared.checkpoints.values() for file in c.files])
+    tensors = [OutputTensor(job.tensor, job.shape, job.dtype) for job in plan.jobs]
+    try:
+        with CheckpointWriter(out, tensors, max_shard_bytes=max_shard_bytes) as writer:
+            stream(plan, prepared.checkpoints, writer, progress)
+            inputs = hashes.result()
+            writer.commit()
+            digests = writer.digests()
+    finally:
+        hashes.cancel()
+    copy_side_files(donor, out)
+    text = to_yaml(recipe_data(prepared.recipe))
+    write_text(out / "recipe.yaml", text)
+    write_text(out / "mergekit_config.yml", text)
+    write_text(out / "recipe.lock.json", json.dumps(lock(prepared, inputs, digests), indent=1) + "\n")
+    write_config(out, prepared.config)
+
+
+def lock(prepared: Prepared, inputs: Mapping[Path, str], digests: Mapping[str, str]) -> dict[str, Any]:
+    """What the output was made from: enough to make it again and compare, tensor by tensor."""
+    models = {
+        str(ref): {file.name: inputs[file] for file in checkpoint.files}
+        for ref, checkpoint in prepared.checkpoints.items()
+    }
+    return {
+        "format": 1,
+        "mergeopt": mergeopt.__version__,
+        "seed": prepared.recipe.seed,
+        "versions": versions(),
+        "inputs": {"hash": "sha256", "models": models},
+        "outputs": {"hash": "xxh3-128", "tensors": dict(digests)},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what numbers depend on."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "transformers", "safetensors", "numpy", "optuna", "lm_eval")}
+
+
+def _left_out(items: tuple[LeftOut, ...]) -> list[str]:
+    """One line per reason and model."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for left in items:
+        groups.setdefault((str(left.input.model), left.why), []).append(left.input.tensor)
+    return [
+        f"left out of {model!r}: {names[0]!r}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({why})"
+        for (model, why), names in groups.items()
+    ]

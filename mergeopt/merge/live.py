@@ -1,0 +1,182 @@
+"""One model in memory into which candidates are written, under the checkpoint's names.
+
+transformers renames and fuses weights on loading (a Mixtral's experts become one 3-D parameter), so `bind` finds for
+every checkpoint name the *view* of live memory that holds it. Writing a candidate is then one copy per tensor, and
+tensors whose coefficients did not change since the last candidate are left as they are.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mergeopt.errors import InputError, MergeoptError
+from mergeopt.merge.compute import compute, depends, whole
+from mergeopt.merge.plan import Job, Plan
+from mergeopt.merge.sources import TensorSource
+from mergeopt.methods import METHODS
+
+
+class NotFiniteError(MergeoptError):
+    """A candidate's weights hold NaN or infinity."""
+
+
+class LiveModel:
+    """A resident transformers model that becomes one candidate after another."""
+
+    def __init__(self, model: Any, views: Mapping[str, Tensor], source: TensorSource) -> None:
+        self.model = model
+        self._views, self._source = views, source
+        self._written: dict[str, tuple[str, int, Job]] = {}
+        self._remembered: dict[str, tuple[Any, Any]] = {}
+
+    def write(self, plan: Plan) -> None:
+        """Makes the model the plan's output.
+
+        Raises:
+            NotFiniteError: some tensor came out with NaN or infinity; the model must be written again before use.
+        """
+        method = METHODS[plan.method]
+        with torch.no_grad():
+            for job in plan.jobs:
+                state = (plan.method, plan.seed if method.schema.random else 0, job)
+                if self._written.get(job.tensor) == state:
+                    continue
+                self._written.pop(job.tensor, None)
+                self._fill(job, plan, self._whole(job, plan))
+                self._written[job.tensor] = state
+
+    def _whole(self, job: Job, plan: Plan) -> Any:
+        """Whole-tensor numbers, kept from the last candidate where nothing they depend on has changed."""
+        method = METHODS[plan.method]
+        if method.measure is None:
+            return None
+        key = (plan.method, plan.seed, job.inputs, job.base, depends(job, method))
+        kept = self._remembered.get(job.tensor)
+        if kept is None or kept[0] != key:
+            kept = (key, whole(job, method, self._source, plan.seed))
+            self._remembered[job.tensor] = kept
+        return kept[1]
+
+    def _fill(self, job: Job, plan: Plan, remembered: Any) -> None:
+        view = self._views[job.tensor]
+        parts = list(compute(job, METHODS[plan.method], self._source, plan.seed, remembered))
+        if not parts:
+            return
+        merged = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if merged.is_floating_point() and not bool(torch.isfinite(merged).all()):
+            raise NotFiniteError(f"tensor {job.tensor!r} came out with NaN or infinity")
+        view.copy_(merged.view(view.shape))
+
+
+def skeleton(folder: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+    """A causal language model with uninitialised weights, ready to be written into.
+
+    Args:
+        folder: The donor's, for its generation settings.
+        config: The output's config.json.
+        device: Where parameters live.
+        dtype: Of the floating-point parameters.
+
+    Raises:
+        InputError: transformers does not know the architecture.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    fields = dict(config)
+    try:
+        parsed = AutoConfig.for_model(fields.pop("model_type", ""), **fields)
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(parsed, dtype=dtype)
+    except (ValueError, KeyError) as error:
+        problem = f"transformers cannot build this model: {str(error).splitlines()[0]}"
+        raise InputError(problem, where=str(folder / "config.json")) from None
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            setattr(module, name, nn.Parameter(empty, requires_grad=False))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            module._buffers[name] = buffer.to(device)
+    model.tie_weights()
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model.eval()
+
+
+def bind(model: Any, names: Iterable[str]) -> dict[str, Tensor]:
+    """For each checkpoint name, the view of the model's memory that holds this tensor.
+
+    Raises:
+        InputError: a name that the model has no place for, or a parameter that no name fills.
+    """
+    live: dict[str, Tensor] = {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items()}
+    views = _checkpoint_views(model, live)
+    prefix = f"{model.base_model_prefix}."
+    bound: dict[str, Tensor] = {}
+    for name in names:
+        for spelling in (name, prefix + name, name.removeprefix(prefix)):
+            if spelling in views:
+                bound[name] = views[spelling]
+                break
+        else:
+            raise InputError(
+                f"the model has no place for tensor {name!r}", remedy="is config.json that of these weights?"
+            )
+    _check_covered(live, bound)
+    return bound
+
+
+def _checkpoint_views(model: Any, live: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Views of live memory by checkpoint name, through transformers' own loading rules run backwards."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    reverted: dict[str, Tensor] = revert_weight_conversion(model, dict(live))
+    storages = {tensor.untyped_storage().data_ptr() for tensor in live.values()}
+    views = {name: t for name, t in reverted.items() if t.untyped_storage().data_ptr() in storages}
+    copied = set(reverted) - set(views)
+    if copied:
+        views |= _traced_views(model, {k: t for k, t in live.items() if k not in reverted}, copied)
+    return views
+
+
+def _traced_views(model: Any, fused: Mapping[str, Tensor], names: set[str]) -> dict[str, Tensor]:
+    """Views for weights that the reverse rules copy: each element carries its own index through them."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    views = {}
+    for group in _by_layer(fused):
+        offsets, probes, total = {}, {}, 0
+        for key in group:
+            probes[key] = torch.arange(total, total + fused[key].numel()).view(fused[key].shape)
+            offsets[key], total = total, total + fused[key].numel()
+        for name, index in revert_weight_conversion(model, probes).items():
+            if name not in names:
+                continue
+            first = int(index.view(-1)[0])
+            key = max((k for k in group if offsets[k] <= first), key=lambda k: offsets[k])
+            stride = [int(index.select(d, 1).reshape(-1)[0]) - first if n > 1 else 1 for d, n in enumerate(index.shape)]
+            place = first - offsets[key]
+            if not torch.equal(torch.as_strided(probes[key], index.shape, stride, place), index):
+                raise MergeoptError(f"tensor {name!r} is stored in an order that cannot be written in place")
+            views[name] = torch.as_strided(fused[key], index.shape, stride, fused[key].storage_offset() + place)
+    return views
+
+
+def _by_layer(fused: Mapping[str, Tensor]) -> Iterable[list[str]]:
+    """Names grouped by the numbers in them, so that tracing holds one layer's indices at a time."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in fused:
+        groups.setdefault(tuple(part for part in name.split(".") if part.isdigit())[:1], []).append(name)
+    return groups.values()
+
+
+def _check_covered(live: Mapping[str, Tensor], bound: Mapping[str, Tensor]) -> None:
+    filled = {tensor.untyped_storage().data_ptr() for tensor in bound.values()}
+    missing = [name for name, tensor in live.items() if tensor.untyped_storage().data_ptr() not in filled]
+    if missing:
+        raise InputError(
+            f"no source has the model's tensor {missing[0]!r}", remedy="is config.json that of these weights?"
+        )

@@ -1,0 +1,118 @@
+"""The models a merge reads: opened by their headers, and read by chunks or kept resident.
+
+A streaming merge reads each chunk once, from the files; a search keeps what it needs in memory, in the stored dtype,
+because every candidate needs all of it again.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mergeopt.checkpoint.checkpoint import Checkpoint
+from mergeopt.checkpoint.locate import locate_model
+from mergeopt.checkpoint.reader import TensorReader
+from mergeopt.errors import InputError
+from mergeopt.merge.plan import Facts, Input
+from mergeopt.recipe.recipe import ModelRef
+
+Checkpoints = Mapping[ModelRef, Checkpoint]
+
+
+class TensorSource(Protocol):
+    """Where the elements of input tensors come from.
+
+    `stable`: what `chunk` gave stays as it is after the next call, and asking again costs nothing.
+    """
+
+    @property
+    def stable(self) -> bool: ...
+
+    def chunk(self, item: Input, start: int, stop: int) -> Tensor:
+        """Elements [start, stop) of a tensor, 1-D, stored dtype. The caller does not write into it."""
+        ...
+
+
+def open_models(refs: Iterable[ModelRef], near: Path | None) -> dict[ModelRef, Checkpoint]:
+    """Finds and opens every model, headers only.
+
+    Args:
+        refs: Models as the recipe names them.
+        near: The recipe's folder, tried after the working folder.
+
+    Raises:
+        InputError: a model that cannot be found or read.
+    """
+    opened = {}
+    for ref in refs:
+        if ref.lora is not None:
+            raise InputError(
+                f"{str(ref)!r} names an adapter",
+                remedy="merge the adapter into its model first (peft: merge_and_unload)",
+            )
+        opened[ref] = Checkpoint.open(locate_model(ref, near), name=str(ref))
+    return opened
+
+
+def facts(checkpoints: Checkpoints) -> dict[ModelRef, Facts]:
+    """What planning needs to know of each model."""
+    return {ref: Facts(c.shape, bool(_tied(c.config))) for ref, c in checkpoints.items()}
+
+
+def _tied(config: Mapping[str, object]) -> object:
+    """Llama and most others say it in the config; where they do not, transformers' default is a tied head."""
+    text = config.get("text_config")
+    nested = text.get("tie_word_embeddings") if isinstance(text, dict) else None
+    return config.get("tie_word_embeddings", nested if nested is not None else True)
+
+
+class FileSource:
+    """Reads chunks from the checkpoints into buffers that are used again: at most one chunk per input is alive.
+
+    Not for sharing between threads: one per worker over the same readers.
+    """
+
+    stable = False
+
+    def __init__(self, readers: Mapping[ModelRef, TensorReader], checkpoints: Checkpoints) -> None:
+        self._readers, self._checkpoints = readers, checkpoints
+        self._buffers: dict[tuple[ModelRef, torch.dtype], Tensor] = {}
+
+    def chunk(self, item: Input, start: int, stop: int) -> Tensor:
+        dtype = getattr(torch, self._checkpoints[item.model].tensors[item.tensor].dtype)
+        key = (item.model, dtype)
+        if key not in self._buffers or self._buffers[key].numel() < stop - start:
+            self._buffers[key] = torch.empty(stop - start, dtype=dtype)
+        out = self._buffers[key][: stop - start]
+        self._readers[item.model].read_into(item.tensor, start, out)
+        return out
+
+
+@contextmanager
+def opened_readers(checkpoints: Checkpoints) -> Iterator[dict[ModelRef, TensorReader]]:
+    """A reader for every checkpoint, closed at the end."""
+    with ExitStack() as stack:
+        yield {ref: stack.enter_context(TensorReader(checkpoint)) for ref, checkpoint in checkpoints.items()}
+
+
+@dataclass(frozen=True)
+class ResidentSource:
+    """Every input tensor in memory, on the compute device, in its stored dtype."""
+
+    tensors: Mapping[Input, Tensor]  # flat
+    stable = True
+
+    def chunk(self, item: Input, start: int, stop: int) -> Tensor:
+        return self.tensors[item][start:stop]
+
+    @classmethod
+    def load(cls, items: Iterable[Input], checkpoints: Checkpoints, device: torch.device) -> "ResidentSource":
+        """Reads the given tensors, each once."""
+        with opened_readers(checkpoints) as readers:
+            return cls(
+                {item: readers[item.model].tensor(item.tensor).view(-1).to(device) for item in dict.fromkeys(items)}
+            )

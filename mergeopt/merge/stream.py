@@ -1,0 +1,78 @@
+"""A plan becomes files: every tensor streamed through fixed-size chunks, tensors shared out over threads.
+
+Reading, converting, merging and writing all release the interpreter lock, so plain threads use all cores; each works on
+whole tensors (largest first) with buffers of its own, and torch's own threads are off meanwhile. Memory is a few chunks
+per thread and source, whatever the size of the models.
+"""
+
+import queue
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from math import prod
+from threading import Event
+
+import torch
+
+from mergeopt.checkpoint.writer import CheckpointWriter
+from mergeopt.merge.compute import compute
+from mergeopt.merge.plan import Job, Plan
+from mergeopt.merge.sources import Checkpoints, FileSource, opened_readers
+from mergeopt.methods import METHODS
+
+Progress = Callable[[int], None]  # told the bytes written since the last call
+
+
+def stream(plan: Plan, checkpoints: Checkpoints, writer: CheckpointWriter, progress: Progress | None = None) -> None:
+    """Computes every job of the plan into the writer; the caller commits.
+
+    Raises:
+        InputError, MergeoptError: what reading, merging or writing met; the other threads stop at their next chunk.
+    """
+    method = METHODS[plan.method]
+    jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    for job in sorted(plan.jobs, key=lambda job: -prod(job.shape)):
+        jobs.put(job)
+    stopped = Event()
+
+    with opened_readers(checkpoints) as readers, one_thread_each() as threads:
+
+        def work() -> None:
+            source = FileSource(readers, checkpoints)
+            with torch.inference_mode():
+                while not stopped.is_set():
+                    try:
+                        job = jobs.get_nowait()
+                    except queue.Empty:
+                        return
+                    start = 0
+                    for part in compute(job, method, source, plan.seed):
+                        if stopped.is_set():
+                            return
+                        writer.write(job.tensor, start, part)
+                        start += part.numel()
+                        if progress:
+                            progress(part.nbytes)
+
+        with ThreadPoolExecutor(threads, thread_name_prefix="merge") as pool:
+            futures = [pool.submit(work) for _ in range(threads)]
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            except BaseException:
+                stopped.set()
+                raise
+            if any(future.exception() for future in done):
+                stopped.set()
+        for future in futures:
+            future.result()
+
+
+@contextmanager
+def one_thread_each() -> Iterator[int]:
+    """Turns torch's own threads off, and gives how many there were."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)

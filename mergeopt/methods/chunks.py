@@ -1,0 +1,157 @@
+"""One tensor of every source, seen in chunks; and sums and thresholds over the whole of it.
+
+Methods act element by element once they know a few numbers about the whole tensor (a norm, a threshold). `Chunks` is
+how they look at it without holding it: 2^20 elements at a time, in index order, as often as needed. Every sum is a
+float64 partial sum per chunk, added in index order, so the result does not depend on threads, blocks or the path
+(streamed, resident, searched).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CHUNK = 1 << 20
+_SMALL = 1 << 17  # below it, selecting the k-th directly costs less than two histograms
+_ROW = 1 << 10  # a row is summed by one thread, so its sum does not depend on their number
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Elements [start, start + b) of one tensor: `sources` are n tensors [b], `base` [b] or None."""
+
+    start: int
+    sources: Sequence[Tensor]
+    base: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """The chunks of one tensor of `numel` elements, in index order, as often as asked."""
+
+    numel: int
+    read: Callable[[], Iterator[Chunk]]
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return self.read()
+
+    @classmethod
+    def of(cls, sources: Sequence[Tensor], base: Tensor | None) -> "Chunks":
+        """From whole tensors in memory (any shape)."""
+        flat = [source.reshape(-1) for source in sources]
+        flat_base = None if base is None else base.reshape(-1)
+        numel = flat[0].numel()
+
+        def read() -> Iterator[Chunk]:
+            for start in range(0, numel, CHUNK):
+                part = slice(start, start + CHUNK)
+                yield Chunk(start, [x[part] for x in flat], None if flat_base is None else flat_base[part])
+
+        return cls(numel, read)
+
+
+def total(x: Tensor) -> Tensor:
+    """Sum of a chunk [b] in float64, the same for any number of threads."""
+    wide = x.double()
+    whole = wide.numel() - wide.numel() % _ROW
+    return wide[:whole].view(-1, _ROW).sum(1).sum() + wide[whole:].sum()
+
+
+@dataclass(frozen=True, slots=True)
+class Cutoff:
+    """The k largest magnitudes of a tensor: all above `magnitude`, and of the equal ones those up to index `last`.
+
+    Equal magnitudes (common in bfloat16) are kept in index order, so exactly k elements are kept.
+    """
+
+    magnitude: float
+    last: int
+
+    def keep(self, delta: Tensor, start: int) -> Tensor:
+        """Mask [b] of the elements kept in a chunk that begins at `start`."""
+        size = delta.abs()
+        kept = size > self.magnitude
+        if self.last >= start:
+            equal = size == self.magnitude
+            if self.last < start + delta.numel() - 1:
+                equal[self.last - start + 1 :] = False
+            kept |= equal
+        return kept
+
+
+EVERYTHING = Cutoff(-1.0, -1)
+NOTHING = Cutoff(float("inf"), -1)
+
+
+def cutoffs(chunks: Chunks, kept: Sequence[int]) -> list[Cutoff]:
+    """For each source i, the cutoff that keeps the kept[i] largest |source − base|.
+
+    Exact, without a sort: the bits of a non-negative float32 order like the float, so a histogram of the upper 16 bits
+    finds the bin of the k-th largest and a second one of the lower 16 bits, inside that bin, finds its value.
+    """
+    n = len(kept)
+    wanted = [i for i in range(n) if 0 < kept[i] < chunks.numel]
+    result = [EVERYTHING if k >= chunks.numel else NOTHING for k in kept]
+    if chunks.numel <= _SMALL:
+        for chunk in chunks:
+            for i in wanted:
+                result[i] = _selected(_bits(chunk, i), kept[i])
+        return result
+    if not wanted:
+        return result
+    upper = {i: torch.zeros(1 << 16, dtype=torch.int64) for i in wanted}
+    for chunk in chunks:
+        for i in wanted:
+            upper[i] += torch.bincount(_bits(chunk, i) >> 16, minlength=1 << 16).cpu()
+    bins = {i: _kth(upper[i], kept[i]) for i in wanted}
+    lower = {i: torch.zeros(1 << 16, dtype=torch.int64) for i in wanted}
+    for chunk in chunks:
+        for i in wanted:
+            bits = _bits(chunk, i)
+            inside = bits[(bits >> 16) == bins[i][0]] & 0xFFFF
+            lower[i] += torch.bincount(inside, minlength=1 << 16).cpu()
+    exact = {i: _kth(lower[i], bins[i][1]) for i in wanted}
+    values = {i: (bins[i][0] << 16) | exact[i][0] for i in wanted}
+    last = _last_equal(chunks, values, {i: exact[i][1] for i in wanted})
+    for i in wanted:
+        magnitude = torch.tensor(values[i], dtype=torch.int32).view(torch.float32).item()
+        result[i] = Cutoff(magnitude, last[i])
+    return result
+
+
+def _selected(bits: Tensor, k: int) -> Cutoff:
+    """The cutoff of the k largest of one chunk that is the whole tensor."""
+    value = bits.kthvalue(bits.numel() - k + 1).values
+    wanted = k - int((bits > value).sum())
+    last = int((bits == value).nonzero()[wanted - 1])
+    return Cutoff(float(value.view(torch.float32)), last)
+
+
+def _bits(chunk: Chunk, source: int) -> Tensor:
+    """Bits of |source − base| [b] as int32, ordered like the magnitudes."""
+    delta = chunk.sources[source] if chunk.base is None else chunk.sources[source] - chunk.base
+    return delta.float().abs().view(torch.int32)
+
+
+def _kth(counts: Tensor, k: int) -> tuple[int, int]:
+    """The bin of the k-th largest, and how many are still wanted inside that bin."""
+    from_top = counts.flip(0).cumsum(0)
+    place = int(torch.searchsorted(from_top, k))
+    above = int(from_top[place - 1]) if place else 0
+    return counts.numel() - 1 - place, k - above
+
+
+def _last_equal(chunks: Chunks, values: dict[int, int], wanted: dict[int, int]) -> dict[int, int]:
+    """Index of the wanted[i]-th element whose magnitude bits equal values[i]."""
+    left, last = dict(wanted), {}
+    for chunk in chunks:
+        for i in [i for i in left if i not in last]:
+            places = (_bits(chunk, i) == values[i]).nonzero().view(-1)
+            if places.numel() >= left[i]:
+                last[i] = chunk.start + int(places[left[i] - 1])
+            else:
+                left[i] -= places.numel()
+        if len(last) == len(values):
+            break
+    return last

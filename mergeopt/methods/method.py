@@ -1,0 +1,161 @@
+"""What a merge method is: a function whose signature is its schema.
+
+::
+
+    @merge_method()
+    def linear(sources, weight, *, normalize=True): ...
+
+The inputs come first: `sources`, and `base` where the method takes deltas. Parameters before the ``*`` have one value
+per source and arrive as 1-D float64 tensors; parameters after it have one value for the merge and arrive as 0-D
+tensors, or as plain values where they are bool or int. Three more names are filled in where a method asks for them:
+`whole` (what its `measure` found in the whole tensor), `start` (index of the first element) and `draws` (addressed
+random numbers). A trailing underscore keeps clear of Python's keywords (`lambda_`).
+
+The function is elementwise and differentiable in its coefficients: the same code streams a checkpoint, fills a live
+model and carries gradients.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergeopt.methods.chunks import Chunks
+from mergeopt.methods.draws import Draws
+from mergeopt.recipe.schema import REQUIRED, MethodSchema, ParameterSchema
+
+INPUTS = ("sources", "base")
+INJECTED = ("whole", "start", "draws")
+
+Coefficients = Mapping[str, Any]  # per source: a sequence of values or a 1-D tensor; for the merge: a value
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A merge method: its schema, the elementwise `function`, and `measure` for what it must know of a whole tensor."""
+
+    schema: MethodSchema
+    function: Callable[..., Tensor]
+    measure: Callable[..., Any] | None
+    asks: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        return self.schema.name
+
+    @property
+    def measured_by(self) -> tuple[str, ...]:
+        """The parameters that `whole` depends on."""
+        if self.measure is None:
+            return ()
+        wanted = {name.rstrip("_") for name in inspect.signature(self.measure).parameters}
+        return tuple(name for name in self.schema.parameters if name in wanted)
+
+    def arguments(self, coefficients: Coefficients) -> dict[str, Any]:
+        """Coefficients as the function's keyword arguments: 1-D float64 tensors per source, 0-D for the merge."""
+        result: dict[str, Any] = {}
+        for name, parameter in self.schema.parameters.items():
+            value = coefficients[name]
+            if value is None or parameter.kind in ("bool", "int"):
+                pass
+            elif parameter.per_source and not isinstance(value, Tensor):
+                value = None if any(v is None for v in value) else torch.tensor(value, dtype=torch.float64)
+            elif not isinstance(value, Tensor):
+                value = torch.tensor(value, dtype=torch.float64)
+            result[name + "_" if name == "lambda" else name] = value
+        return result
+
+    def measured(self, chunks: Chunks, arguments: Mapping[str, Any], draws: Draws) -> Any:
+        """What the method must know of the whole tensor before it can merge any element; None where nothing."""
+        if self.measure is None:
+            return None
+        wanted = inspect.signature(self.measure).parameters
+        available = {**arguments, "draws": draws}
+        with torch.no_grad():
+            return self.measure(chunks, **{name: available[name] for name in wanted if name in available})
+
+    def combine(
+        self,
+        sources: Sequence[Tensor],
+        base: Tensor | None,
+        arguments: Mapping[str, Any],
+        *,
+        whole: Any,
+        start: int,
+        draws: Draws,
+    ) -> Tensor:
+        """Merges elements [start, start + b): n tensors [b] and the base's [b] to one [b]."""
+        injected = {"whole": whole, "start": start, "draws": draws}
+        extra = {name: injected[name] for name in self.asks}
+        if self.schema.takes_base:
+            extra["base"] = base
+        return self.function(sources, **extra, **arguments)
+
+    def __call__(
+        self,
+        sources: Sequence[Tensor],
+        base: Tensor | None = None,
+        *,
+        draws: Draws | None = None,
+        **coefficients: Any,
+    ) -> Tensor:
+        """Merges whole tensors in memory, any shape: the plain form, for notebooks and tests.
+
+        Coefficients left out take their defaults. Computes in float32 (float64 for float64 sources).
+        """
+        filled = {
+            p.name: coefficients.get(p.name, [p.default] * len(sources) if p.per_source else p.default)
+            for p in self.schema.parameters.values()
+        }
+        missing = [
+            p.name for p in self.schema.parameters.values() if p.default is REQUIRED and p.name not in coefficients
+        ]
+        if missing or set(coefficients) - set(filled):
+            raise TypeError(f"{self.name}: missing {missing}, unknown {sorted(set(coefficients) - set(filled))}")
+        wide = torch.float64 if sources[0].dtype == torch.float64 else torch.float32
+        flat = [source.to(wide).reshape(-1) for source in sources]
+        flat_base = None if base is None else base.to(wide).reshape(-1)
+        draws = draws or Draws(0, "")
+        arguments = self.arguments(filled)
+        whole = self.measured(Chunks.of(flat, flat_base), arguments, draws)
+        merged = self.combine(flat, flat_base, arguments, whole=whole, start=0, draws=draws)
+        return merged.reshape(sources[0].shape)
+
+
+def merge_method(
+    *, sources: tuple[int, int | None] = (1, None), measure: Callable[..., Any] | None = None
+) -> Callable[[Callable[..., Tensor]], Method]:
+    """Makes a `Method` of a function.
+
+    Args:
+        sources: Fewest and most sources (not counting the base of a method that takes one).
+        measure: ``measure(chunks, <any of the method's parameters>, draws)``: looks over the whole tensor once or more
+            and returns what the function receives as `whole`.
+    """
+
+    def decorate(function: Callable[..., Tensor]) -> Method:
+        parameters = inspect.signature(function).parameters
+        given = [p for p in parameters.values() if p.name not in INPUTS and p.name not in INJECTED]
+        asks = frozenset(name for name in parameters if name in INJECTED)
+        schema = MethodSchema(
+            name=function.__name__,
+            takes_base="base" in parameters,
+            min_sources=sources[0],
+            max_sources=sources[1],
+            parameters={p.name.rstrip("_"): _schema(p) for p in given},
+            random="draws" in asks,
+            summary=(inspect.getdoc(function) or "").split("\n", 1)[0],
+        )
+        return Method(schema, function, measure, asks)
+
+    return decorate
+
+
+def _schema(parameter: inspect.Parameter) -> ParameterSchema:
+    default = REQUIRED if parameter.default is inspect.Parameter.empty else parameter.default
+    kind = "bool" if isinstance(default, bool) else "int" if isinstance(default, int) else "float"
+    per_source = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+    return ParameterSchema(parameter.name.rstrip("_"), per_source, kind, default)

@@ -1,0 +1,178 @@
+"""YAML text to plain data that remembers its lines.
+
+Safe loading only, with limits on size, depth and alias expansion, so that no file can hang the tool or fill the
+memory. Every value keeps the line it came from, because an error that cannot say where is half an error.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mergeopt.errors import InputError
+
+MAX_BYTES = 4 << 20
+MAX_DEPTH = 40
+MAX_VALUES = 200_000  # counted after aliases are expanded
+
+Route = tuple[str | int, ...]  # ("models", 1, "parameters", "weight")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One YAML document as plain dicts, lists and scalars.
+
+    `lines` maps a route to its 1-based line; `notices` are oddities that YAML lets pass (duplicate keys).
+    """
+
+    data: Any
+    source: str
+    lines: Mapping[Route, int] = field(default_factory=dict, repr=False)
+    notices: tuple[str, ...] = ()
+    text: str = field(default="", repr=False)
+
+    def where(self, route: Route = ()) -> str:
+        """``recipe.yaml:12 models[1].parameters.weight``; the nearest known line for a missing key."""
+        known = route
+        while known and known not in self.lines:
+            known = known[:-1]
+        line = self.lines.get(known)
+        place = f"{self.source}:{line}" if line else self.source
+        return f"{place} {spell(route)}" if route else place
+
+    def part(self, *route: str | int) -> "Document":
+        """The document's value at `route` as a document of its own, lines kept."""
+        data = self.data
+        for step in route:
+            data = data[step]
+        n = len(route)
+        lines = {key[n:]: line for key, line in self.lines.items() if key[:n] == route}
+        return Document(data, self.source, lines, self.notices, self.text)
+
+
+def spell(route: Route) -> str:
+    """``models[1].parameters.weight``"""
+    text = ""
+    for step in route:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def read_document(path: Path) -> Document:
+    """The single YAML document in `path`.
+
+    Raises:
+        InputError: unreadable file, not UTF-8, not YAML, several documents, or beyond the limits.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise InputError(
+                f"{size} bytes are too many for a recipe",
+                where=str(path),
+                remedy="a recipe is text of at most 4 MB",
+            )
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError("no such file", where=str(path), remedy=_neighbours(path)) from None
+    except IsADirectoryError:
+        raise InputError("is a folder, not a YAML file", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise InputError("is not UTF-8 text", where=str(path)) from None
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from None
+    return parse_document(text, str(path))
+
+
+def parse_document(text: str, source: str) -> Document:
+    """As `read_document`, from text; `source` is the name that errors will use."""
+    try:
+        roots = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        problem = f"not YAML: {error.problem or error.context or 'syntax error'}"
+        if mark and "\t" in (text.splitlines() or [""])[min(mark.line, len(text.splitlines()) - 1)]:
+            problem += " (the line holds a tab; YAML indents with spaces)"
+        raise InputError(problem, where=f"{source}{line}", remedy="mend this line or the one above it") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"not YAML: {str(error).splitlines()[0]}", where=source) from None
+    except RecursionError:
+        raise InputError("nested too deeply", where=source, remedy=f"at most {MAX_DEPTH} levels") from None
+    roots = [root for root in roots if root is not None]
+    if not roots:
+        raise InputError("is empty", where=source, remedy="a recipe starts with merge_method: and models:")
+    if len(roots) > 1:
+        raise InputError(
+            f"holds {len(roots)} documents, the second from here on",
+            where=f"{source}:{roots[1].start_mark.line + 1}",
+            remedy="split them into one file each and merge them in order",
+        )
+    builder = _Builder(source)
+    data = builder.build(roots[0], (), 0)
+    return Document(data, source, builder.lines, tuple(builder.notices), text)
+
+
+class _Builder:
+    """Turns composed nodes into plain data, counting as it goes."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.lines: dict[Route, int] = {}
+        self.notices: list[str] = []
+        self.count = 0
+        self.scalars = yaml.SafeLoader("")
+
+    def build(self, node: yaml.Node, route: Route, depth: int) -> Any:
+        self.count += 1
+        line = node.start_mark.line + 1
+        if depth > MAX_DEPTH or self.count > MAX_VALUES:
+            limit = f"{MAX_DEPTH} levels" if depth > MAX_DEPTH else f"{MAX_VALUES} values"
+            raise InputError(f"more than {limit}", where=f"{self.source}:{line}", remedy="a recipe needs no such thing")
+        self.lines.setdefault(route, line)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, route, depth)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(child, (*route, i), depth + 1) for i, child in enumerate(node.value)]
+        try:
+            return self.scalars.construct_object(node)
+        except (yaml.YAMLError, ValueError) as error:
+            problem = getattr(error, "problem", None) or str(error)
+            raise InputError(f"cannot be read: {problem}", where=f"{self.source}:{line} {spell(route)}") from None
+
+    def _mapping(self, node: yaml.MappingNode, route: Route, depth: int) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise InputError(
+                    "a key must be a plain word",
+                    where=f"{self.source}:{line} {spell(route)}",
+                    remedy="quote text that holds { } or [ ]",
+                )
+            key = key_node.value
+            here = (*route, key)
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                merged = self.build(value_node, here, depth + 1)
+                for defaults in merged if isinstance(merged, list) else [merged]:
+                    result = {**defaults, **result} if isinstance(defaults, dict) else result
+                continue
+            if key in result:
+                place = f"{self.source}:{line} {spell(here)}"
+                self.notices.append(f"{place}: given twice (first on line {self.lines[here]}); the last one counts")
+            self.lines[here] = line
+            result[key] = self.build(value_node, here, depth + 1)
+        return result
+
+
+def _neighbours(path: Path) -> str | None:
+    import difflib
+
+    try:
+        names = [p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml")]
+    except OSError:
+        return f"there is no folder {path.parent}"
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"did you mean {str(path.parent / close[0])!r}?" if close else None

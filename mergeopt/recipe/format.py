@@ -1,0 +1,65 @@
+"""The recipe file, field by field: mergekit's YAML as a schema.
+
+Unknown keys are kept aside instead of refused, because published recipes are full of them: `read` names each one.
+Settings stay raw here; their meaning depends on the method.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+
+def _none_is_empty(value: Any) -> Any:
+    return {} if value is None else value
+
+
+# Words stay whatever YAML read them as: the recipe's parser says what is wrong with them.
+Settings = Annotated[dict[str, Any], BeforeValidator(_none_is_empty)]
+LayerRange = Annotated[list[int], Field(min_length=2, max_length=2)]
+Model = str | dict[str, Any]
+
+
+class ModelPart(_Part):
+    """One entry of `models`: a whole model."""
+
+    model: Model = Field(description="Folder or Hub id: path[@revision][+adapter].")
+    parameters: Settings = Field(default_factory=dict, description="Settings of this model.")
+
+
+class SourcePart(_Part):
+    """One entry of a slice's `sources`: some layers of a model."""
+
+    model: Model = Field(description="Folder or Hub id: path[@revision][+adapter].")
+    layer_range: LayerRange | None = Field(None, description="[first, last): the layers to take; all where absent.")
+    parameters: Settings = Field(default_factory=dict, description="Settings of this model in this slice.")
+
+
+class SlicePart(_Part):
+    """One entry of `slices`: the next layers of the output."""
+
+    sources: Annotated[list[SourcePart], Field(min_length=1)]
+    parameters: Settings = Field(default_factory=dict, description="Settings of this slice.")
+    base_model: Model | None = None
+    residual_weight: float | None = None
+
+
+class RecipeFile(_Part):
+    """A merge recipe."""
+
+    merge_method: str = Field(description="The arithmetic: linear, slerp, ties, dare_ties, …")
+    models: list[ModelPart] | None = Field(None, description="Whole models to merge.")
+    slices: list[SlicePart] | None = Field(None, description="The output's layers, slice by slice.")
+    modules: dict[str, Any] | None = None
+    base_model: Model | None = Field(None, description="What deltas are taken from; donor of config and tokenizer.")
+    parameters: Settings = Field(default_factory=dict, description="Settings of the whole merge.")
+    dtype: str | None = Field(None, description="dtype of inputs and output.")
+    out_dtype: str | None = Field(None, description="dtype of the output, if another.")
+    tokenizer_source: str | None = None
+    tokenizer: dict[str, Any] | None = None
+    chat_template: str | None = None
+    name: str | None = None
+    seed: int = Field(0, ge=0, lt=2**63, description="Addresses the random masks of DARE. mergekit ignores it.")

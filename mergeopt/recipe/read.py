@@ -1,0 +1,376 @@
+"""A recipe file becomes a `Recipe`, and whatever it says in vain is named.
+
+Mistakes that change nothing (a key nobody reads, a parameter the method does not know) are *notices*: published,
+working recipes are full of them. Mistakes that would change the result are errors.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from mergeopt.errors import InputError, did_you_mean
+from mergeopt.recipe.document import Document, Route
+from mergeopt.recipe.format import ModelPart, RecipeFile, SlicePart, SourcePart
+from mergeopt.recipe.recipe import DTYPES, ModelRef, Recipe, Slice, Source
+from mergeopt.recipe.schema import REQUIRED, MethodSchema, ParameterSchema
+from mergeopt.recipe.settings import Setting, parse_setting
+
+Schemas = Mapping[str, MethodSchema]
+
+# Dialects of neighbours, recognised by the key that gives them away.
+DIALECTS = {
+    "gate_mode": "a mergekit-moe recipe",
+    "experts": "a mergekit-moe recipe",
+    "genome": "a mergekit-evolve genome",
+    "metric_method": "a mergekit-metrics file",
+    "method": "an mlx-lm recipe",
+    "_target_": "a fusion_bench configuration",
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A recipe and what was said in vain in its file."""
+
+    recipe: Recipe
+    notices: tuple[str, ...]
+
+
+def read_recipe(document: Document, schemas: Schemas) -> Reading:
+    """Reads a recipe.
+
+    Args:
+        document: The YAML, as plain data with lines.
+        schemas: Every known method.
+
+    Raises:
+        InputError: with file, line and key, for what would make the merge impossible or another one than meant.
+    """
+    return _Reader(document, schemas).read()
+
+
+class _Reader:
+    def __init__(self, document: Document, schemas: Schemas) -> None:
+        self.document, self.schemas = document, schemas
+        self.notices = list(document.notices)
+
+    def read(self) -> Reading:
+        file = self._validated()
+        schema = self._schema(file.merge_method)
+        self._refuse_unsupported(file)
+        self._name_unknown_keys(file, (), schema)
+        base = ModelRef.parse(file.base_model, self._at("base_model")) if file.base_model is not None else None
+        if file.models is not None:
+            slices: tuple[Slice, ...] = (self._models(file.models, schema),)
+        else:
+            slices = tuple(self._slice(part, i, schema) for i, part in enumerate(file.slices or []))
+        recipe = Recipe(
+            method=schema.name,
+            slices=slices,
+            base=base,
+            parameters=self._settings(file.parameters, ("parameters",), schema),
+            dtype=self._dtype(file.dtype, "dtype"),
+            out_dtype=self._dtype(file.out_dtype, "out_dtype"),
+            tokenizer_source=file.tokenizer_source or ("union" if file.tokenizer == {} else None),
+            chat_template=file.chat_template,
+            seed=file.seed,
+        )
+        recipe = with_base_as_source(recipe, schema)
+        check_sources(recipe, schema, self.document.where(("models",) if file.models is not None else ("slices",)))
+        self._name_layer_range_mistakes(recipe)
+        return Reading(recipe, tuple(self.notices))
+
+    # structure ---------------------------------------------------------------------------------------------------
+
+    def _validated(self) -> RecipeFile:
+        data = self.document.data
+        if not isinstance(data, dict):
+            raise InputError(
+                f"is a {_kind(data)}, not a recipe",
+                where=self.document.where(),
+                remedy="a recipe is a mapping with merge_method:",
+            )
+        if "merge_method" not in data:
+            self._refuse_dialects(data)
+            near = [key for key in data if "method" in key]
+            remedy = f"did you mean merge_method instead of {near[0]!r}?" if near else "add e.g. merge_method: ties"
+            raise InputError("no merge_method", where=self.document.where(), remedy=remedy)
+        try:
+            file = RecipeFile.model_validate(data)
+        except ValidationError as error:
+            raise self._explained(error) from None
+        given = [key for key in ("models", "slices", "modules") if getattr(file, key)]
+        if len(given) != 1:
+            problem = f"has both {' and '.join(given)}" if given else "names no models"
+            raise InputError(problem, where=self.document.where(), remedy="give exactly one of models: and slices:")
+        return file
+
+    def _explained(self, error: ValidationError) -> InputError:
+        first = error.errors()[0]
+        route = tuple(step for step in first["loc"] if not (isinstance(step, str) and step in ("str", "dict[str,any]")))
+        known = route
+        problem = first["msg"][0].lower() + first["msg"][1:]
+        remedy = None
+        if first["type"] == "missing":
+            problem = f"{route[-1]!r} is missing"
+            given = self._value(route[:-1])
+            if isinstance(given, dict) and given:
+                remedy = f"given here: {', '.join(map(repr, given))}"
+            elif isinstance(given, str):
+                problem, remedy = f"{given!r} stands alone", f"write - model: {given}"
+            known = route[:-1]
+        elif first["type"] in ("model_type", "dict_type", "list_type"):
+            problem = (
+                f"{first['input']!r} stands where a {'list' if first['type'] == 'list_type' else 'mapping'} belongs"
+            )
+            if len(route) == 2 and route[0] == "models":
+                remedy = f"write - model: {first['input']}"
+        elif "input" in first:
+            problem += f", not {first['input']!r}"
+        return InputError(problem, where=self.document.where(known), remedy=remedy)
+
+    def _value(self, route: Route) -> Any:
+        data = self.document.data
+        for step in route:
+            try:
+                data = data[step]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return data
+
+    def _refuse_dialects(self, data: Mapping[str, Any]) -> None:
+        for key, dialect in DIALECTS.items():
+            if key in data:
+                raise InputError(
+                    f"is {dialect} (it has {key!r})",
+                    where=self._at(key),
+                    remedy="this is not a merge recipe; see merge_method:",
+                )
+
+    def _refuse_unsupported(self, file: RecipeFile) -> None:
+        if file.modules:
+            raise InputError(
+                "modules: cannot be merged yet", where=self._at("modules"), remedy="use models: or slices:"
+            )
+        if file.tokenizer:
+            raise InputError(
+                "tokenizer: rules cannot be applied yet",
+                where=self._at("tokenizer"),
+                remedy="use tokenizer_source: base",
+            )
+
+    def _schema(self, name: str) -> MethodSchema:
+        if name not in self.schemas:
+            remedy = did_you_mean(name, tuple(self.schemas))
+            raise InputError(f"unknown method {name!r}", where=self._at("merge_method"), remedy=remedy)
+        return self.schemas[name]
+
+    # sources -----------------------------------------------------------------------------------------------------
+
+    def _models(self, parts: list[ModelPart], schema: MethodSchema) -> Slice:
+        sources = []
+        for i, part in enumerate(parts):
+            route: Route = ("models", i)
+            self._name_unknown_keys(part, route, schema)
+            sources.append(self._source(part.model, None, part.parameters, route, schema))
+        return Slice(tuple(sources))
+
+    def _slice(self, part: SlicePart, index: int, schema: MethodSchema) -> Slice:
+        route: Route = ("slices", index)
+        self._name_unknown_keys(part, route, schema)
+        for key in ("base_model", "residual_weight"):
+            if getattr(part, key) is not None:
+                self._notice((*route, key), f"{key!r} inside a slice has no effect")
+        sources = []
+        for i, source in enumerate(part.sources):
+            here: Route = (*route, "sources", i)
+            self._name_unknown_keys(source, here, schema)
+            sources.append(self._source(source.model, self._range(source, here), source.parameters, here, schema))
+        return Slice(tuple(sources), self._settings(part.parameters, (*route, "parameters"), schema))
+
+    def _source(
+        self, model: Any, layers: tuple[int, int] | None, parameters: Any, route: Route, schema: MethodSchema
+    ) -> Source:
+        ref = ModelRef.parse(model, self.document.where((*route, "model")))
+        return Source(ref, layers, self._settings(parameters, (*route, "parameters"), schema))
+
+    def _range(self, part: SourcePart, route: Route) -> tuple[int, int] | None:
+        if part.layer_range is None:
+            return None
+        first, last = part.layer_range
+        if not 0 <= first < last:
+            raise InputError(
+                f"layer_range [{first}, {last}] holds no layer",
+                where=self.document.where((*route, "layer_range")),
+                remedy="write [first, last) with 0 <= first < last",
+            )
+        return first, last
+
+    def _name_layer_range_mistakes(self, recipe: Recipe) -> None:
+        for i, part in enumerate(recipe.slices):
+            lengths = {s.layer_range[1] - s.layer_range[0] for s in part.sources if s.layer_range}
+            if len(lengths) > 1:
+                raise InputError(
+                    f"sources give {' and '.join(map(str, sorted(lengths)))} layers",
+                    where=self.document.where(("slices", i, "sources")),
+                    remedy="every source of a slice gives the same number",
+                )
+            if len({s.layer_range for s in part.sources}) > 1:
+                self._notice(
+                    ("slices", i),
+                    "the sources' layer ranges differ: layer n of one is merged with another layer of the next",
+                )
+
+    # settings ----------------------------------------------------------------------------------------------------
+
+    def _settings(self, raw: Mapping[str, Any], route: Route, schema: MethodSchema) -> dict[str, Setting]:
+        settings = {}
+        for key, value in raw.items():
+            parameter = schema.parameters.get(key)
+            here = (*route, key)
+            if parameter is None:
+                self._name_unread(key, here, schema)
+            elif value is not None:
+                settings[key] = parse_setting(value, parameter.kind, self.document.where(here))
+            if parameter and not parameter.per_source and route[-3:-2] in (("models",), ("sources",)):
+                self._notice(
+                    here,
+                    f"{schema.name} reads {key!r} for the whole merge, not per model; move it to the top level",
+                )
+        return settings
+
+    def _name_unread(self, key: str, route: Route, schema: MethodSchema) -> None:
+        elsewhere = sorted(name for name, other in self.schemas.items() if key in other.parameters)
+        if key in RecipeFile.model_fields:
+            self._notice(route, f"{key!r} has no effect under parameters:; it belongs at the top level")
+        elif key in ("int8_mask",):
+            return  # changes only an intermediate type in mergekit: nothing is lost
+        elif elsewhere:
+            self._notice(route, f"{schema.name} does not read {key!r} (it belongs to {', '.join(elsewhere[:4])})")
+        else:
+            hint = did_you_mean(key, tuple(schema.parameters)) or f"{schema.name} reads {', '.join(schema.parameters)}"
+            self._notice(route, f"unknown parameter {key!r} has no effect; {hint}")
+
+    def _name_unknown_keys(self, part: BaseModel, route: Route, schema: MethodSchema) -> None:
+        known = set(type(part).model_fields)
+        for key in part.model_extra or {}:
+            here = (*route, key)
+            if key in schema.parameters or key == "int8_mask":
+                self._notice(here, f"{key!r} has no effect here; it belongs under parameters:")
+            elif key == "revision":
+                self._notice(here, "'revision' has no effect here; write model: name@revision")
+            elif key in RecipeFile.model_fields:
+                self._notice(here, f"{key!r} has no effect here; it belongs at the top level")
+            else:
+                self._notice(here, f"unknown key {key!r} has no effect; {did_you_mean(key, known) or ''}".rstrip("; "))
+
+    def _dtype(self, name: str | None, key: str) -> str | None:
+        if name is None:
+            return None
+        short = name.removeprefix("torch.")
+        if short not in DTYPES:
+            hint = {
+                "bf16": "bfloat16",
+                "fp16": "float16",
+                "fp32": "float32",
+                "half": "float16",
+                "float": "float32",
+            }.get(short)
+            remedy = f"did you mean {hint!r}?" if hint else did_you_mean(short, DTYPES)
+            raise InputError(f"unknown dtype {name!r}", where=self._at(key), remedy=remedy)
+        return short
+
+    def _at(self, key: str) -> str:
+        return self.document.where((key,))
+
+    def _notice(self, route: Route, text: str) -> None:
+        self.notices.append(f"{self.document.where(route)}: {text}")
+
+
+def with_base_as_source(recipe: Recipe, schema: MethodSchema) -> Recipe:
+    """An unlisted base is one more source of a `models:` recipe, as in mergekit: without deltas it changes the sum."""
+    if recipe.base is None or schema.takes_base or not recipe.whole_models:
+        return recipe
+    part = recipe.slices[0]
+    if any(source.model == recipe.base for source in part.sources):
+        return recipe
+    return replace(recipe, slices=(replace(part, sources=(*part.sources, Source(recipe.base))),))
+
+
+def check_sources(recipe: Recipe, schema: MethodSchema, where: str) -> None:
+    """The number of sources, the base, required parameters.
+
+    Raises:
+        InputError: a missing base, too few or too many sources, a required parameter that no level gives.
+    """
+    if schema.takes_base and recipe.base is None:
+        raise InputError(
+            f"{schema.name} needs base_model",
+            where=where,
+            remedy="add base_model: <what the models were tuned from>",
+        )
+    for part in recipe.slices:
+        models = [source.model for source in part.sources]
+        others = [model for model in models if not (schema.takes_base and model == recipe.base)]
+        if schema.takes_base and not recipe.whole_models and recipe.base not in models:
+            raise InputError(
+                f"{schema.name} finds base_model {str(recipe.base)!r} in no source of a slice",
+                where=where,
+                remedy="list the base as a source of every slice",
+            )
+        _check_number(len(others), schema, where)
+        if schema.max_sources != 1 or schema.takes_base:
+            _check_distinct(models, where)
+        for parameter in schema.parameters.values():
+            _check_required(parameter, part, recipe, schema, where)
+
+
+def _check_number(n: int, schema: MethodSchema, where: str) -> None:
+    low, high = schema.min_sources, schema.max_sources
+    if n < low or (high is not None and n > high):
+        wants = f"{low}" if low == high else f"at least {low}" if high is None else f"{low} to {high}"
+        beside = " beside the base" if schema.takes_base else ""
+        raise InputError(
+            f"{schema.name} takes {wants} models{beside}, given {n}",
+            where=where,
+            remedy=_source_remedy(schema),
+        )
+
+
+def _source_remedy(schema: MethodSchema) -> str:
+    if schema.max_sources == 1 and schema.takes_base:
+        return f"{schema.name} joins base_model and one other model: name the first of the pair as base_model"
+    return "add or remove models"
+
+
+def _check_distinct(models: Iterable[ModelRef], where: str) -> None:
+    seen: set[ModelRef] = set()
+    for model in models:
+        if model in seen:
+            raise InputError(f"model {str(model)!r} is listed twice", where=where, remedy="give it one weight instead")
+        seen.add(model)
+
+
+def _check_required(parameter: ParameterSchema, part: Slice, recipe: Recipe, schema: MethodSchema, where: str) -> None:
+    if parameter.default is not REQUIRED or parameter.name in recipe.parameters or parameter.name in part.parameters:
+        return
+    if not parameter.per_source:
+        raise InputError(
+            f"{schema.name} needs {parameter.name!r}",
+            where=where,
+            remedy=f"add it under parameters:, e.g. {parameter.name}: 0.5",
+        )
+    for source in part.sources:
+        exempt = schema.takes_base and source.model == recipe.base
+        if parameter.name not in source.parameters and not exempt:
+            raise InputError(
+                f"{schema.name} needs {parameter.name!r} for {str(source.model)!r}",
+                where=where,
+                remedy=f"add it under its parameters:, e.g. {parameter.name}: 0.5",
+            )
+
+
+def _kind(data: Any) -> str:
+    return {list: "list", str: "piece of text", int: "number", float: "number"}.get(type(data), type(data).__name__)

@@ -1,0 +1,75 @@
+"""A `Recipe` as mergekit YAML."""
+
+from typing import Any
+
+import yaml
+
+from mergeopt.recipe.recipe import Recipe, Source
+from mergeopt.recipe.settings import plain
+
+
+class _Dumper(yaml.SafeDumper):
+    """Block style, short number lists on one line."""
+
+
+def _short_lists(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
+    flow = all(isinstance(item, int | float | str) for item in data)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
+
+
+def _number(dumper: yaml.SafeDumper, data: float) -> yaml.Node:
+    # PyYAML writes 1e-05, which YAML 1.1 reads back as text: keep the point.
+    text = repr(data)
+    if "e" in text and "." not in text:
+        text = text.replace("e", ".0e")
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+_Dumper.add_representer(list, _short_lists)
+_Dumper.add_representer(float, _number)
+
+
+def to_yaml(data: Any) -> str:
+    """Plain data as YAML text, keys in the order given."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def recipe_data(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data in mergekit's format; reading it back gives an equal recipe."""
+    data: dict[str, Any] = {"merge_method": recipe.method}
+    if recipe.base is not None:
+        data["base_model"] = _model(recipe.base)
+    if recipe.whole_models:
+        data["models"] = [_source(source) for source in recipe.slices[0].sources]
+    else:
+        data["slices"] = [
+            {"sources": [_source(source) for source in part.sources]} | _parameters(part.parameters)
+            for part in recipe.slices
+        ]
+    data |= _parameters(recipe.parameters)
+    for key in ("dtype", "out_dtype", "tokenizer_source", "chat_template"):
+        if getattr(recipe, key) is not None:
+            data[key] = getattr(recipe, key)
+    if recipe.seed:
+        data["seed"] = recipe.seed
+    return data
+
+
+def _model(ref: Any) -> Any:
+    if ref.architecture or any(c in ref.path for c in "+@"):
+        mapping: dict[str, Any] = {"model": {"path": ref.path} | ({"revision": ref.revision} if ref.revision else {})}
+        if ref.lora:
+            mapping["lora"] = {"path": ref.lora}
+        return mapping | ({"override_architecture": ref.architecture} if ref.architecture else {})
+    return str(ref)
+
+
+def _source(source: Source) -> dict[str, Any]:
+    data: dict[str, Any] = {"model": _model(source.model)}
+    if source.layer_range is not None:
+        data["layer_range"] = list(source.layer_range)
+    return data | _parameters(source.parameters)
+
+
+def _parameters(settings: Any) -> dict[str, Any]:
+    return {"parameters": {key: plain(setting) for key, setting in settings.items()}} if settings else {}

@@ -1,0 +1,120 @@
+"""Greedy (or seeded) generation on the resident model, with the outcomes of lm-eval's `generate_until`.
+
+Prompts are left-padded; a row is finished as soon as its text holds a stop, so a batch ends with its last answer and
+not at the token limit.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+
+from mergeopt.scoring.base import NonFiniteError
+from mergeopt.scoring.encoding import Encoder, Generation
+from mergeopt.scoring.forward import Batching
+
+SAMPLING_SEED = 1234
+
+
+class _Stop(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped
+    """Marks the rows whose generated text holds a stop.
+
+    Text is only decoded for rows whose newest token could end a stop; a stop that lies inside a longer one is left to
+    the final cut, because the longer one could begin earlier.
+    """
+
+    def __init__(self, encoder: Encoder, generation: Generation, start: int, rows: int, may_end: Tensor | None) -> None:
+        stops = generation.stops
+        self._stops = [s for s in stops if not any(s in other[1:] for other in stops if other != s)]
+        self._encoder, self._start, self._may_end = encoder, start, may_end
+        self._done = [False] * rows
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        del scores, kwargs
+        newest = input_ids[:, -1]
+        rows = range(len(newest)) if self._may_end is None else self._may_end[newest].nonzero()[:, 0].tolist()
+        for row in rows:
+            if not self._done[row]:
+                text = self._encoder.decode(input_ids[row, self._start :].tolist())
+                self._done[row] = any(stop in text for stop in self._stops)
+        return torch.tensor(self._done, device=input_ids.device)
+
+
+class _Finite(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
+    """Remembers whether any logits were NaN or +Inf, without waiting for the device."""
+
+    def __init__(self) -> None:
+        self.worst: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        del input_ids
+        top = scores.amax().float()  # amax hands NaN on
+        self.worst = top if self.worst is None else torch.maximum(self.worst, top)
+        return scores
+
+
+class Generator:
+    """Generates with one model and tokenizer; knows which tokens can end which stops."""
+
+    def __init__(self, model: PreTrainedModel, encoder: Encoder, batching: Batching) -> None:
+        self._model, self._encoder, self._batching = model, encoder, batching
+        self._tables: dict[tuple[str, ...], Tensor | None] = {}
+
+    @torch.inference_mode()
+    def run(self, prompts: Sequence[list[int]], generation: Generation) -> tuple[list[str], int]:
+        """The answer to each prompt (text up to the first stop), and how many tokens went through the model.
+
+        Raises:
+            NonFiniteError: The model computed NaN or Inf.
+        """
+        answers, used = [""] * len(prompts), sum(map(len, prompts))
+        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i]))
+        for group in self._batching.split(order, lambda i: len(prompts[i]) + generation.max_tokens):
+            for position, tokens in zip(group, self._generate([prompts[i] for i in group], generation), strict=True):
+                answers[position] = self._encoder.answer(tokens, generation)
+                used += len(tokens)
+        return answers, used
+
+    def _generate(self, prompts: Sequence[list[int]], generation: Generation) -> list[list[int]]:
+        width, device = max(map(len, prompts)), self._model.device
+        pad = self._encoder.pad_id
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        finite = _Finite()
+        stop = _Stop(self._encoder, generation, width, len(prompts), self._may_end(generation.stops))
+        options = dict(generation.options)
+        if self._model.generation_config.eos_token_id is None:
+            options["eos_token_id"] = self._encoder.tokenizer.eos_token_id
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):  # the process's own random state stays as it is
+            torch.manual_seed(SAMPLING_SEED)
+            made = self._model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_length=width + generation.max_tokens,
+                stopping_criteria=StoppingCriteriaList([stop]),
+                logits_processor=LogitsProcessorList([finite]),
+                pad_token_id=pad,
+                use_cache=True,
+                **options,
+            )
+        if finite.worst is not None and not bool(torch.isfinite(finite.worst)):
+            raise NonFiniteError("the model computed NaN or Inf")
+        new: list[list[int]] = made[:, width:].tolist()
+        return new
+
+    def _may_end(self, stops: tuple[str, ...]) -> Tensor | None:
+        """[V] bool: could this token be the last of a stop? None where one token's text cannot tell."""
+        if stops not in self._tables:
+            last = {stop[-1] for stop in stops}
+            if all(c.isascii() and c != " " for c in last):
+                tokenizer = self._encoder.tokenizer
+                vocabulary = max(len(tokenizer), self._model.get_input_embeddings().weight.shape[0])
+                texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+                hits = [bool(last & set(text)) for text in texts]
+                hits += [True] * (vocabulary - len(hits))
+                self._tables[stops] = torch.tensor(hits, device=self._model.device)
+            else:
+                self._tables[stops] = None
+        return self._tables[stops]

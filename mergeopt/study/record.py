@@ -1,0 +1,292 @@
+"""The study's memory: what was tried, what it gave, and what a dead process had begun.
+
+The truth is an Optuna storage (a journal file, or any database by URL): a finished trial is one entry in it, which
+optuna-dashboard can show. Before that, its start and its per-item outcomes go to our own log, fsynced. A crash between
+the two leaves a trial that has begun and not finished: it is run again under its own number, and the later log entry
+counts.
+"""
+
+import logging
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState, create_trial
+
+from mergeopt.errors import InputError, MergeoptError
+from mergeopt.space.dimension import Dimension
+from mergeopt.study.lock import StudyLock
+from mergeopt.study.log import Event, EventLog, cut_torn_line, plain, read_log
+
+Space = Mapping[str, Sequence[Dimension]]  # branch name -> its dimensions
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A trial that was started; `point` is in the order of its branch's dimensions."""
+
+    number: int
+    branch: str
+    point: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point, tried. `value` is None exactly when `state` is "failed"."""
+
+    number: int
+    branch: str
+    params: Mapping[str, float]
+    value: float | None
+    violation: float = 0.0
+    objectives: tuple[float, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
+    items: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    seconds: float = 0.0
+    state: Literal["complete", "failed"] = "complete"
+
+
+class StudyRecord:
+    """One study on disk: open it with `create` or `resume`; it has one writer at a time."""
+
+    def __init__(self, folder: Path, lock: StudyLock, log: EventLog, study: optuna.Study, space: Space) -> None:
+        self._folder, self._lock, self._log, self._study, self._space = folder, lock, log, study, space
+        self._trials: dict[int, Trial] = {}
+        self._begun: dict[int, Begun] = {}
+        self._notes: list[tuple[str, dict[str, Any]]] = []
+
+    @classmethod
+    def create(
+        cls, folder: Path, *, space: Space, identity: Mapping[str, Any], storage: str | None = None
+    ) -> "StudyRecord":
+        """Begins a study in `folder`, which may exist and must not hold one.
+
+        Args:
+            folder: For `log.jsonl`, `journal.log` and the lock.
+            space: Branch names and their dimensions, in the order of the branches.
+            identity: What makes it this study (recipe, seed, items ...): plain JSON values, compared on resuming.
+            storage: An Optuna storage URL (``postgresql://…``, ``sqlite:///…``); None is a journal file in `folder`.
+
+        Raises:
+            InputError: There is a study already, or the storage cannot be opened.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = StudyLock(folder / "lock")
+        try:
+            if (folder / "log.jsonl").exists() and read_log(folder / "log.jsonl"):
+                raise InputError("there is a study already", where=str(folder), remedy="resume it, or remove it")
+            name = f"{folder.resolve().parent.name}-{uuid.uuid4().hex[:8]}"
+            with _quiet():
+                study = optuna.create_study(storage=_opened(folder, storage), study_name=name, direction="maximize")
+            log = EventLog(folder / "log.jsonl")
+            log.append("study", name=name, identity=identity, time=time.time())
+        except BaseException:
+            lock.release()
+            raise
+        return cls(folder, lock, log, study, space)
+
+    @classmethod
+    def resume(
+        cls, folder: Path, *, space: Space, identity: Mapping[str, Any], storage: str | None = None
+    ) -> "StudyRecord":
+        """Opens the study that `create` began with the same arguments.
+
+        Raises:
+            InputError: There is none, or it was begun with another identity, naming the first key that differs.
+        """
+        if not (folder / "log.jsonl").exists():
+            raise InputError("there is no study to resume", where=str(folder))
+        lock = StudyLock(folder / "lock")
+        try:
+            events = read_log(folder / "log.jsonl")
+            if not events or events[0]["event"] != "study":
+                raise InputError("there is no study to resume", where=str(folder))
+            _same(events[0]["identity"], plain(identity), folder)
+            if storage is None:
+                _mend_journal(folder / "journal.log")
+            try:
+                with _quiet():
+                    study = optuna.load_study(study_name=events[0]["name"], storage=_opened(folder, storage))
+            except KeyError:
+                raise InputError(
+                    f"the storage has no study {events[0]['name']!r}",
+                    where=str(folder),
+                    remedy="give the storage that the study was begun with",
+                ) from None
+            record = cls(folder, lock, EventLog(folder / "log.jsonl"), study, space)
+            record._load(events)
+        except BaseException:
+            lock.release()
+            raise
+        return record
+
+    def _load(self, events: Sequence[Event]) -> None:
+        items: dict[int, dict[str, tuple[float, ...]]] = {}
+        for event in events:
+            match event["event"]:
+                case "start":
+                    begun = Begun(event["number"], event["branch"], tuple(event["point"]))
+                    self._begun[begun.number] = begun
+                case "items":
+                    items[event["number"]] = {
+                        name: tuple(float("nan") if v is None else float(v) for v in values)
+                        for name, values in event["items"].items()
+                    }
+                case "note":
+                    self._notes.append((event["kind"], event["payload"]))
+        for frozen in self._study.get_trials(deepcopy=False):
+            trial = _thawed(frozen, items)
+            if trial is not None:
+                self._trials[trial.number] = trial
+
+    def start(self, number: int, branch: str, point: Sequence[float]) -> None:
+        """Notes that a trial begins; on disk when this returns."""
+        begun = Begun(number, branch, tuple(float(v) for v in point))
+        self._log.append("start", number=number, branch=branch, point=begun.point, time=time.time())
+        self._begun[number] = begun
+
+    def finish(self, trial: Trial) -> None:
+        """Records a finished trial: its items in the log, then the trial as one entry of the storage.
+
+        Raises:
+            ValueError: A trial of this number is recorded, or a parameter is not of the branch or out of its range.
+        """
+        if trial.number in self._trials:
+            raise ValueError(f"trial {trial.number} is recorded already")
+        dimensions = {d.name: d for d in self._space[trial.branch]}
+        if trial.params.keys() != dimensions.keys():
+            raise ValueError(f"trial {trial.number}: {set(trial.params) ^ dimensions.keys()} differ from the branch")
+        self._log.append("items", number=trial.number, items=trial.items)
+        self._study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE if trial.state == "complete" else TrialState.FAIL,
+                value=trial.value,
+                params=dict(trial.params),
+                distributions={name: FloatDistribution(d.low, d.high, log=d.log) for name, d in dimensions.items()},
+                constraints={"violation": trial.violation},
+                user_attrs=plain(
+                    {
+                        "number": trial.number,
+                        "branch": trial.branch,
+                        "seconds": trial.seconds,
+                        "scores": trial.scores,
+                        "objectives": trial.objectives,
+                    }
+                ),
+            )
+        )
+        self._trials[trial.number] = trial
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The finished trials, by number."""
+        return [self._trials[number] for number in sorted(self._trials)]
+
+    @property
+    def unfinished(self) -> list[Begun]:
+        """Trials that were started and not finished, by number: to be run again."""
+        return [self._begun[n] for n in sorted(self._begun.keys() - self._trials.keys())]
+
+    def note(self, kind: str, payload: Mapping[str, Any]) -> None:
+        """Keeps another fact: reference scores, the finalists, a reading of the report split."""
+        self._log.append("note", kind=kind, payload=payload, time=time.time())
+        self._notes.append((kind, plain(payload)))
+
+    def notes(self, kind: str) -> list[dict[str, Any]]:
+        """Every note of this kind, in order."""
+        return [payload for k, payload in self._notes if k == kind]
+
+    def close(self) -> None:
+        self._log.close()
+        self._lock.release()
+
+    def __enter__(self) -> "StudyRecord":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna logs every study it creates at INFO; the user hears of it from us."""
+    logger = logging.getLogger("optuna")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _opened(folder: Path, storage: str | None) -> BaseStorage:
+    if storage is None:
+        return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    try:
+        return optuna.storages.get_storage(storage)
+    except Exception as error:  # SQLAlchemy's own errors, a missing driver, a refused connection
+        raise InputError(f"the storage cannot be opened: {error}", where="storage") from error
+
+
+def _mend_journal(path: Path) -> None:
+    """Takes away what a killed writer leaves beside and at the end of Optuna's journal. Only for the study's owner.
+
+    Optuna would wait 30 s for the stale lock, and would append its next entry to a torn line, which makes the file
+    unreadable. The dashboard may hold the lock too, but for milliseconds.
+    """
+    lock = path.with_name(path.name + ".lock")
+    for _ in range(20):
+        if not lock.is_symlink():
+            break
+        time.sleep(0.05)
+    lock.unlink(missing_ok=True)
+    if path.exists():
+        cut_torn_line(path)
+
+
+def _same(recorded: dict[str, Any], given: dict[str, Any], folder: Path) -> None:
+    for key in [*recorded, *(k for k in given if k not in recorded)]:
+        if recorded.get(key) != given.get(key):
+            raise InputError(
+                f"the study was begun with another {key}: {_short(recorded.get(key))}, not {_short(given.get(key))}",
+                where=str(folder),
+                remedy="begin a new study, or give what this one was begun with",
+            )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _thawed(frozen: optuna.trial.FrozenTrial, items: Mapping[int, Mapping[str, tuple[float, ...]]]) -> Trial | None:
+    """Our trial from Optuna's; None for one that is not ours (the dashboard's users may queue their own)."""
+    attrs = frozen.user_attrs
+    if not frozen.state.is_finished() or "number" not in attrs:
+        return None
+    number = attrs["number"]
+    if number not in items:
+        raise MergeoptError(f"trial {number} is in the storage, but its items are not in log.jsonl")
+    return Trial(
+        number=number,
+        branch=attrs["branch"],
+        params=dict(frozen.params),
+        value=frozen.value if frozen.state is TrialState.COMPLETE else None,
+        violation=frozen.constraints.get("violation", 0.0),
+        objectives=tuple(attrs["objectives"]),
+        scores=attrs["scores"],
+        items=items[number],
+        seconds=attrs["seconds"],
+        state="complete" if frozen.state is TrialState.COMPLETE else "failed",
+    )
