@@ -38,6 +38,13 @@ class Checkpoint:
         Raises:
             InputError: not a model folder, weights in another format, a damaged or contradictory file.
         """
+        try:
+            return cls._open(folder, name or str(folder))
+        except OSError as fault:
+            raise InputError(f"cannot be read: {fault.strerror}", where=str(fault.filename or folder)) from None
+
+    @classmethod
+    def _open(cls, folder: Path, name: str) -> "Checkpoint":
         if not folder.is_dir():
             raise InputError("not a folder" if folder.exists() else "no such folder", where=str(folder))
         config_file = folder / "config.json"
@@ -56,7 +63,7 @@ class Checkpoint:
             raise InputError("the weight files hold no tensor", where=str(folder))
         if weight_map is not None:
             _check_index(weight_map, tensors, folder / INDEX_FILE)
-        return cls(folder, name or str(folder), config, tensors, files)
+        return cls(folder, name, config, tensors, files)
 
     @cached_property
     def shape(self) -> Shape:
@@ -111,7 +118,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _check_file(file: Path, folder: Path) -> None:
-    if not file.exists():
+    if not file.is_file():
         remedy = "copy or download it again"
         raise InputError(f"the shard {file.name} is missing", where=str(folder), remedy=remedy)
     if not is_inside(file, folder):

@@ -1,12 +1,6 @@
-"""JSON files of a model folder, read with suspicion and written whole.
-
-A repeated key, a deep nest or an absurd size in a downloaded file is the user's problem to see, never a crash; a file
-we write appears by rename, so no reader sees half of it.
-"""
+"""The JSON files of a model folder, read with suspicion: a repeated key, a deep nest or an absurd size is named."""
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,20 +40,6 @@ def read_json_object(file: Path) -> dict[str, Any]:
 def encode_json(document: Mapping[str, Any]) -> bytes:
     """`document` as indented UTF-8 JSON, the way model folders hold it."""
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
-
-
-def replace_file(file: Path, data: bytes) -> None:
-    """Writes `data` under a temporary name beside `file`, then renames it: `file` is replaced at once or not at all."""
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -26,9 +26,15 @@ def locate_model(ref: ModelRef, near: Path | None = None) -> Path:
     Raises:
         InputError: nothing of that name, two different folders of that name, or a file.
     """
-    path = Path(ref.path).expanduser()
-    places = dict.fromkeys(base / path for base in (Path.cwd(), near) if base is not None)
-    found = {place.resolve(): place for place in places if place.exists()}
+    found: dict[Path, Path] = {}
+    try:
+        path = Path(ref.path).expanduser()
+        places = dict.fromkeys(base / path for base in (Path.cwd(), near) if base is not None)
+        for place in places:
+            if place.exists():
+                found.setdefault(place.resolve(), place)
+    except (OSError, RuntimeError) as fault:  # no permission, too long a name, an unknown user after ~
+        raise InputError(f"{ref.path!r} cannot be looked up: {fault}") from None
     if len(found) > 1:
         both = " and ".join(str(place) for place in found.values())
         raise InputError(f"{ref.path!r} is ambiguous: {both}", remedy="write an absolute path")

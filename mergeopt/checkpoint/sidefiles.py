@@ -4,15 +4,18 @@ Tokenizer files are copied byte for byte (loading and saving them rewrites them)
 never weights, never a card, never code.
 """
 
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from mergeopt.checkpoint.checkpoint import Checkpoint, is_inside
-from mergeopt.checkpoint.jsonfile import encode_json, replace_file
+from mergeopt.checkpoint.jsonfile import encode_json
 from mergeopt.checkpoint.layout import LAYER_COUNT_KEYS, layer_count, text_config
-from mergeopt.errors import InputError
+from mergeopt.errors import InputError, MergeoptError
+from mergeopt.files import write_text
 
 SIDE_FILES = (
     "tokenizer.json",
@@ -65,12 +68,15 @@ def side_files(donor: Checkpoint) -> tuple[Path, ...]:
 
 
 def copy_side_files(donor: Checkpoint, out: Path) -> tuple[Path, ...]:
-    """Copies the side files byte for byte, each appearing whole; returns the copies."""
+    """Copies the side files byte for byte, each appearing whole; returns the copies.
+
+    Raises:
+        MergeoptError: disk full, no permission.
+    """
     copies = []
     for file in side_files(donor):
         copy = out / file.relative_to(donor.folder)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(copy, file.read_bytes())
+        _copy(file, copy)
         copies.append(copy)
     return tuple(copies)
 
@@ -94,7 +100,7 @@ def output_config(
 
     Raises:
         InputError: the number of layers changes, and the config has no key for it, or has lists with one entry per
-            layer and `picked` is not given.
+            layer that `picked` cannot be followed in.
     """
     result = deepcopy(dict(config))
     language = result["text_config"] if text_config(result) is not result else result
@@ -115,7 +121,18 @@ def output_config(
 
 def write_config(out: Path, config: Mapping[str, Any]) -> None:
     """Writes ``config.json``, appearing whole."""
-    replace_file(out / "config.json", encode_json(config))
+    write_text(out / "config.json", encode_json(config).decode("utf-8"))
+
+
+def _copy(file: Path, copy: Path) -> None:
+    temporary = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, temporary)
+        temporary.replace(copy)
+    except OSError as fault:
+        temporary.unlink(missing_ok=True)
+        raise MergeoptError(f"{copy}: cannot be copied from {file} ({fault.strerror})") from fault
 
 
 def _set_layers(config: dict[str, Any], layers: int, picked: Sequence[int] | None) -> None:
@@ -128,8 +145,8 @@ def _set_layers(config: dict[str, Any], layers: int, picked: Sequence[int] | Non
         value = config[name]
         if not isinstance(value, list) or len(value) != before:
             continue
-        if picked is not None:
+        if picked is not None and max(picked, default=0) < before:
             config[name] = [value[layer] for layer in picked]
-        elif layers != before:
+        elif picked is not None or layers != before:
             raise InputError(f"config.json lists {name} for {before} layers, the merge has {layers}")
     config[key] = layers

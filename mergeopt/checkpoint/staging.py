@@ -28,8 +28,9 @@ class Staging:
     def __init__(self, folder: Path, needed: int) -> None:
         self.folder, self._needed = folder, needed
         self._handles: list[int] = []
-        self._made: list[Path] = [p for p in (folder, *folder.parents) if not p.exists()]
+        self._made: list[Path] = []
         try:
+            self._made = [path for path in (folder, *folder.parents) if not path.exists()]
             folder.mkdir(parents=True, exist_ok=True)
             _sweep(folder)
             self._check_room()

@@ -1,7 +1,7 @@
 """One job becomes one tensor, chunk by chunk: the only place where plan and arithmetic meet.
 
 Streaming merges, live candidates and tests all come through here, so a searched candidate and a written model are the
-same numbers. Inside everything is float32 (float64 where an input is), rounded once, at the end.
+same numbers. Inside everything is float32 (float64 where an input or the output is), rounded once, at the end.
 """
 
 from collections.abc import Iterator, Mapping
@@ -64,6 +64,8 @@ def _chunks(job: Job, source: TensorSource, *, often: bool) -> Chunks:
 
     def wide(item: Input, start: int) -> Tensor:
         part = source.chunk(item, start, min(start + CHUNK, numel))
+        if job.dtype == "float64":
+            return part.double()
         return part if part.dtype in (torch.float32, torch.float64) else part.float()
 
     def read() -> Iterator[Chunk]:

@@ -5,8 +5,11 @@ config, which makes the folder a model, comes last.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from mergeopt.files import write_text
 from mergeopt.merge.plan import LeftOut, Plan, fill, lay_out, unmatched_filters
 from mergeopt.merge.sources import Checkpoints, facts
 from mergeopt.merge.stream import Progress, stream
+from mergeopt.merge.vocabulary import TEMPLATE_FILE, Vocabulary, choose_vocabulary
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.recipe import Recipe
 from mergeopt.recipe.write import recipe_data, to_yaml
@@ -32,6 +36,11 @@ class Prepared:
     plan: Plan
     notices: tuple[str, ...]
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Whose tokenizer and chat template the output carries."""
+        return choose_vocabulary(self.recipe, self.checkpoints)
+
     @property
     def config(self) -> dict[str, Any]:
         """The output's config.json."""
@@ -39,7 +48,7 @@ class Prepared:
         picked = self.plan.picked
         return output_config(
             donor.config,
-            dtype=next(job.dtype for job in self.plan.jobs if not job.verbatim),
+            dtype=_main_dtype(self.plan),
             layers=None if picked is None else len(picked),
             tie=False if self.plan.untied else None,
             picked=picked,
@@ -50,14 +59,20 @@ def prepare(recipe: Recipe, checkpoints: Checkpoints) -> Prepared:
     """Plans the merge. Raises InputError where models or settings do not fit."""
     schema = SCHEMAS[recipe.method]
     layout = lay_out(recipe, facts(checkpoints), schema)
-    notices = [*unmatched_filters(layout, recipe), *_left_out(layout.left_out)]
+    prepared = Prepared(recipe, checkpoints, fill(layout, recipe, schema), ())
+    notices = [*unmatched_filters(layout, recipe), *_left_out(layout.left_out), *prepared.vocabulary.notices]
     if layout.untied:
-        notices.append("some sources tie the head to the embeddings and some do not: the head is written, untied")
-    return Prepared(recipe, checkpoints, fill(layout, recipe, schema), tuple(notices))
+        notices.append(f"the head is written: the output's config unties it from the embeddings of {recipe.donor}")
+    return replace(prepared, notices=tuple(notices))
 
 
 def merge_to_folder(
-    prepared: Prepared, out: Path, *, max_shard_bytes: int = 5_000_000_000, progress: Progress | None = None
+    prepared: Prepared,
+    out: Path,
+    *,
+    max_shard_bytes: int = 5_000_000_000,
+    progress: Progress | None = None,
+    lock_also: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the merged model: weights, config, the donor's tokenizer files, the recipe and the lock file.
 
@@ -66,11 +81,12 @@ def merge_to_folder(
         out: The folder; may exist.
         max_shard_bytes: Limit per weight file.
         progress: Told of bytes as they are written.
+        lock_also: Further entries of the lock file.
 
     Raises:
         MergeoptError: disk full, a source that changed meanwhile; nothing is left behind then.
     """
-    plan, donor = prepared.plan, prepared.checkpoints[prepared.recipe.donor]
+    plan, vocabulary = prepared.plan, prepared.vocabulary
     hashes = InputHashes.start([file for c in prepared.checkpoints.values() for file in c.files])
     tensors = [OutputTensor(job.tensor, job.shape, job.dtype) for job in plan.jobs]
     try:
@@ -81,11 +97,15 @@ def merge_to_folder(
             digests = writer.digests()
     finally:
         hashes.cancel()
-    copy_side_files(donor, out)
+    copy_side_files(prepared.checkpoints[vocabulary.donor], out)
+    if vocabulary.chat_template is not None:
+        write_text(out / TEMPLATE_FILE, vocabulary.chat_template)
     text = to_yaml(recipe_data(prepared.recipe))
     write_text(out / "recipe.yaml", text)
     write_text(out / "mergekit_config.yml", text)
-    write_text(out / "recipe.lock.json", json.dumps(lock(prepared, inputs, digests), indent=1) + "\n")
+    write_text(
+        out / "recipe.lock.json", json.dumps(lock(prepared, inputs, digests) | dict(lock_also or {}), indent=1) + "\n"
+    )
     write_config(out, prepared.config)
 
 
@@ -110,6 +130,14 @@ def versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {name: version(name) for name in ("torch", "transformers", "safetensors", "numpy", "optuna", "lm_eval")}
+
+
+def _main_dtype(plan: Plan) -> str:
+    """The dtype of most elements that are numbers."""
+    sizes: Counter[str] = Counter()
+    for job in plan.jobs:
+        sizes[job.dtype] += 0 if job.verbatim else prod(job.shape)
+    return sizes.most_common(1)[0][0]
 
 
 def _left_out(items: tuple[LeftOut, ...]) -> list[str]:

@@ -7,18 +7,18 @@ pure, linear in the number of tensors, and account for every tensor of every sou
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Any, NoReturn
 
+from mergeopt.checkpoint.header import item_size
 from mergeopt.errors import InputError
+from mergeopt.merge.names import embedding_of, is_buffer, is_embedding, is_head, stands_before_layers
 from mergeopt.recipe.recipe import ModelRef, Recipe, Slice, Source
 from mergeopt.recipe.schema import REQUIRED, MethodSchema, ParameterSchema
 from mergeopt.recipe.settings import Scalar, depth_of, resolve
 from mergeopt.recipe.shape import Shape, TensorInfo
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
-
-# Buffers that old checkpoints carry and models compute for themselves: leaving them out loses nothing.
-BUFFERS = ("rotary_emb.inv_freq", "masked_bias", ".attn.bias", ".attention.bias_mask")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Layout:
     slots: tuple[Slot, ...]
     left_out: tuple[LeftOut, ...]
     picked: tuple[int, ...] | None  # where slices assemble the stack: the first source's layer behind each layer
-    untied: bool = False  # the head is written although the donor ties it to the embeddings
+    untied: bool = False  # a head is written although the donor's config ties it to the embeddings
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,11 @@ class Plan:
     untied: bool
     seed: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the output's tensors."""
+        return sum(prod(job.shape) * item_size(job.dtype) for job in self.jobs)
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -128,10 +133,9 @@ class _LayOut:
     def __init__(self, recipe: Recipe, models: Mapping[ModelRef, Facts], schema: MethodSchema) -> None:
         self.recipe, self.models, self.schema = recipe, models, schema
         donor = models[recipe.donor].shape
-        self.stack = max(donor.stacks, key=lambda name: donor.stacks[name], default="")
+        self.stack = max(donor.stacks, key=lambda name: donor.stacks[name], default=None)
         self.slots: list[Slot] = []
         self.left_out: list[LeftOut] = []
-        self.untied = False
 
     def run(self) -> Layout:
         self._check_layers()
@@ -139,7 +143,7 @@ class _LayOut:
         before: list[TensorInfo] = []
         after: list[TensorInfo] = []
         for info in self._outer(first, last):
-            (before if _stands_before_layers(info.name) else after).append(info)
+            (before if stands_before_layers(info.name) else after).append(info)
         for info in before:
             self._slot(first, 0, info.name, dict.fromkeys(range(len(first.sources)), info.name), info.layer)
         offset = 0
@@ -150,14 +154,18 @@ class _LayOut:
             self._slot(last, len(self.recipe.slices) - 1, info.name, names, info.layer)
         self._account()
         picked = None if self.recipe.whole_models else self._picked()
-        return Layout(tuple(self.slots), tuple(self.left_out), picked, self.untied)
+        untied = self.models[self.recipe.donor].tied and any(is_head(slot.tensor) for slot in self.slots)
+        return Layout(tuple(self.slots), tuple(self.left_out), picked, untied)
 
     def _picked(self) -> tuple[int, ...]:
         ranges = [self._range(part.sources[0]) for part in self.recipe.slices]
         return tuple(layer for first, last in ranges for layer in range(first, last))
 
+    def _layers_of(self, ref: ModelRef) -> int:
+        return 0 if self.stack is None else self.models[ref].shape.stacks.get(self.stack, 0)
+
     def _range(self, source: Source) -> tuple[int, int]:
-        layers = self.models[source.model].shape.stacks.get(self.stack, 0)
+        layers = self._layers_of(source.model)
         if source.layer_range is None:
             return 0, layers
         if source.layer_range[1] > layers:
@@ -186,7 +194,8 @@ class _LayOut:
 
     def _outer(self, first: Slice, last: Slice) -> Iterator[TensorInfo]:
         """Tensors outside the main stack, each once, donor's order first."""
-        refs = dict.fromkeys([self.recipe.donor, *(s.model for part in (first, last) for s in self._all_sources(part))])
+        giving = [source.model for part in (first, last) for source in self._all_sources(part)]
+        refs = dict.fromkeys(sorted(giving, key=lambda ref: ref != self.recipe.donor))
         seen: set[str] = set()
         for ref in refs:
             for info in self.models[ref].shape:
@@ -226,8 +235,11 @@ class _LayOut:
                 lacking.append(source.model)
             else:
                 found.append((i, Input(source.model, info.name), info))
-        if lacking and not self._may_lack(output, [f[1] for f in found], lacking):
+        if found and all(is_buffer(info) for _, _, info in found):
+            self.left_out += [LeftOut(item, "a buffer that models compute themselves") for _, item, _ in found]
             return
+        if lacking:
+            self._refuse_lacking(output, [item for _, item, _ in found], lacking)
         self._same_shape(output, found)
         others: list[tuple[int, Input]] = []
         base = None
@@ -237,7 +249,7 @@ class _LayOut:
             else:
                 others.append((i, item))
         stack_depth = depth_of(layer, count) if count else self._own_depth(found[0][2])
-        dtype = self._dtype([info for _, _, info in found])
+        dtype = self._dtype(output, [info for _, _, info in found])
         self.slots.append(Slot(output, found[0][2].shape, dtype, index, stack_depth, layer, tuple(others), base))
 
     def _own_depth(self, info: TensorInfo) -> float:
@@ -250,21 +262,13 @@ class _LayOut:
         if name in facts.shape.tensors:
             return facts.shape.tensors[name]
         if facts.tied and is_head(name):
-            stand_in = embedding_of(facts.shape)
-            if stand_in is not None:
-                self.untied = True
-                return stand_in
+            return embedding_of(facts.shape)
         return None
 
-    def _may_lack(self, output: str, found: list[Input], lacking: list[ModelRef]) -> bool:
-        if any(buffer in f".{output}" for buffer in BUFFERS):
-            self.left_out += [LeftOut(item, "a buffer that models compute themselves") for item in found]
-            return False
-        if not found:
-            raise InputError(f"tensor {output!r} is in none of the models")
+    def _refuse_lacking(self, output: str, found: list[Input], lacking: list[ModelRef]) -> NoReturn:
+        whose = f", which {str(found[0].model)!r} has" if found else ""
         raise InputError(
-            f"model {str(lacking[0])!r} lacks tensor {found[0].tensor!r}, which {str(found[0].model)!r} has",
-            remedy="merge models of one architecture",
+            f"model {str(lacking[0])!r} lacks tensor {output!r}{whose}", remedy="merge models of one architecture"
         )
 
     def _same_shape(self, output: str, found: list[tuple[int, Input, TensorInfo]]) -> None:
@@ -273,17 +277,20 @@ class _LayOut:
             if other.shape == info.shape:
                 continue
             remedy = "merge fine-tunes of one base model"
-            if other.shape[1:] == info.shape[1:] and (is_head(output) or _is_embedding(output)):
+            if other.shape[1:] == info.shape[1:] and (is_head(output) or is_embedding(output)):
                 remedy = "the vocabularies differ; bring the models to one tokenizer first"
             sizes = f"{list(info.shape)} in {str(first.model)!r} and {list(other.shape)} in {str(item.model)!r}"
             raise InputError(f"tensor {output!r} is {sizes}", remedy=remedy)
 
-    def _dtype(self, infos: list[TensorInfo]) -> str:
+    def _dtype(self, output: str, infos: list[TensorInfo]) -> str:
         kinds = {info.dtype for info in infos}
-        if not kinds <= set(FLOATS):
-            return infos[0].dtype
-        stated = self.recipe.out_dtype or self.recipe.dtype
-        return stated or _promoted(kinds)
+        if kinds <= set(FLOATS):
+            return self.recipe.out_dtype or self.recipe.dtype or _promoted(kinds)
+        if len(kinds) > 1:
+            raise InputError(
+                f"tensor {output!r} is {' and '.join(sorted(kinds))}", remedy="merge models stored in one way"
+            )
+        return infos[0].dtype
 
     def _account(self) -> None:
         """Names every tensor of a source that no slot reads."""
@@ -380,26 +387,6 @@ def _unmatched(settings: Mapping[str, Any], names: list[str], whose: str) -> lis
         for entry in setting
         if not any(entry.matches(tensor) for tensor in names)
     ]
-
-
-def is_head(name: str) -> bool:
-    """Is it the output matrix over the vocabulary?"""
-    return name.endswith(("lm_head.weight", "embed_out.weight")) or name == "output.weight"
-
-
-def embedding_of(shape: Shape) -> TensorInfo | None:
-    """The token embedding matrix."""
-    return next((info for info in shape.outer if _is_embedding(info.name) and len(info.shape) == 2), None)
-
-
-def _is_embedding(name: str) -> bool:
-    return name.endswith(
-        ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "shared.weight")
-    )
-
-
-def _stands_before_layers(name: str) -> bool:
-    return "embed" in name.removesuffix("embed_out.weight") or ".wte." in f".{name}" or ".wpe." in f".{name}"
 
 
 def _promoted(kinds: set[str]) -> str:

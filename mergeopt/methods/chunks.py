@@ -62,7 +62,8 @@ def total(x: Tensor) -> Tensor:
 class Cutoff:
     """The k largest magnitudes of a tensor: all above `magnitude`, and of the equal ones those up to index `last`.
 
-    Equal magnitudes (common in bfloat16) are kept in index order, so exactly k elements are kept.
+    Magnitudes are compared in float32. Equal ones (common in bfloat16) are kept in index order, so exactly k elements
+    are kept. NaN is always kept: a broken source must show.
     """
 
     magnitude: float
@@ -70,8 +71,8 @@ class Cutoff:
 
     def keep(self, delta: Tensor, start: int) -> Tensor:
         """Mask [b] of the elements kept in a chunk that begins at `start`."""
-        size = delta.abs()
-        kept = size > self.magnitude
+        size = delta.float().abs()
+        kept = ~(size <= self.magnitude)
         if self.last >= start:
             equal = size == self.magnitude
             if self.last < start + delta.numel() - 1:
@@ -93,12 +94,12 @@ def cutoffs(chunks: Chunks, kept: Sequence[int]) -> list[Cutoff]:
     n = len(kept)
     wanted = [i for i in range(n) if 0 < kept[i] < chunks.numel]
     result = [EVERYTHING if k >= chunks.numel else NOTHING for k in kept]
-    if chunks.numel <= _SMALL:
-        for chunk in chunks:
-            for i in wanted:
-                result[i] = _selected(_bits(chunk, i), kept[i])
-        return result
     if not wanted:
+        return result
+    if chunks.numel <= _SMALL:
+        parts = [[_bits(chunk, i) for i in wanted] for chunk in chunks]
+        for i, bits in zip(wanted, map(torch.cat, zip(*parts, strict=True)), strict=True):
+            result[i] = _selected(bits, kept[i])
         return result
     upper = {i: torch.zeros(1 << 16, dtype=torch.int64) for i in wanted}
     for chunk in chunks:
@@ -121,7 +122,7 @@ def cutoffs(chunks: Chunks, kept: Sequence[int]) -> list[Cutoff]:
 
 
 def _selected(bits: Tensor, k: int) -> Cutoff:
-    """The cutoff of the k largest of one chunk that is the whole tensor."""
+    """The cutoff of the k largest of a whole tensor [numel]."""
     value = bits.kthvalue(bits.numel() - k + 1).values
     wanted = k - int((bits > value).sum())
     last = int((bits == value).nonzero()[wanted - 1])

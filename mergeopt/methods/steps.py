@@ -41,9 +41,9 @@ def elected_sum(weighted: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Ten
     total = torch.zeros_like(weighted[0])
     divisor = torch.zeros_like(weighted[0])
     for x, w in zip(weighted, weight, strict=True):
-        agrees = torch.where(positive, x > 0, x < 0)
+        agrees = ~torch.where(positive, x <= 0, x >= 0)  # true for NaN: a broken source must show
         total = total + torch.where(agrees, x, 0)
-        divisor = divisor + agrees * w
+        divisor = divisor + torch.where(agrees, w.to(x.dtype), 0)
     return total, divisor
 
 

@@ -82,11 +82,11 @@ class Branches:
         for branch in self._first[len(self._numbers) :]:
             return branch
         alive = list(range(len(self._searches)))
-        for quota in self._quotas:
+        for round_, quota in enumerate(self._quotas, start=1):
             due = [i for i in alive if asked[i] < quota and i not in self._finished]
             if due:
                 return min(due, key=lambda i: asked[i])
-            if quota != self._quotas[-1]:
+            if round_ < len(self._quotas):
                 alive = self._better_half(alive, quota)
         open_ = [i for i in alive if i not in self._finished] or [
             i for i in range(len(self._searches)) if i not in self._finished

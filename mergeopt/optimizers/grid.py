@@ -7,7 +7,7 @@ import numpy as np
 
 from mergeopt.errors import InputError
 from mergeopt.optimizers.search import Point, Search
-from mergeopt.space.dimension import Dimension
+from mergeopt.space.dimension import Dimension, rounded
 
 _MOST = 1_000_000
 
@@ -44,9 +44,12 @@ class Grid(Search):
         for i, count in zip(free, levels(len(free), trials - len(self.starts)) if free else [], strict=True):
             self._counts[i] = count
         order = np.random.default_rng(seed).permutation(math.prod(self._counts))
-        taken = set(self.starts)
+        taken = {self._rounded(p) for p in self.starts}
         first = (self._point(int(i)) for i in order[: max(trials, 2)])
-        self._points = [p for p in first if p not in taken]
+        self._points = [p for p in first if self._rounded(p) not in taken]
+
+    def _rounded(self, point: Point) -> Point:
+        return tuple(rounded(x, d.low, d.high) for x, d in zip(point, self.dimensions, strict=True))
 
     def _point(self, index: int) -> Point:
         unit = np.array(

@@ -17,7 +17,7 @@ def feasible(outcome: Outcome) -> bool:
 
 def failed(outcome: Outcome) -> bool:
     """Whether the trial gave no usable value."""
-    return outcome.value is None or not math.isfinite(outcome.value) or math.isnan(outcome.violation)
+    return outcome.value is None or not math.isfinite(outcome.value + outcome.violation)
 
 
 def goodness(outcome: Outcome) -> tuple[int, float]:

@@ -19,6 +19,7 @@ from mergeopt.optimizers.ranking import failed
 from mergeopt.optimizers.search import Point, Search, seed_of
 from mergeopt.space.dimension import Dimension
 
+_NEAR = 0.2  # standard deviation of a first point around the start, in units of each range
 _STARTUP = 8  # outcomes before a model is fitted: one generation
 
 
@@ -61,13 +62,19 @@ class Surrogate(Search):
 
     def propose(self, number: int) -> Point | None:
         if self._usable < _STARTUP:
-            return self.cube.outside(self.rng(number).random(len(self.dimensions)))
+            return self._first(number)
         self._note_pending()
         self._study.sampler = self.sampler(seed_of(self.seed, number))
         with _quiet():
             trial = self._study.ask(fixed_distributions=self._space)
         self._running[number] = trial.number
         return tuple(float(trial.params[name]) for name in self._names)
+
+    def _first(self, number: int) -> Point:
+        """Half of the first points near the first start, where merges are good; half anywhere, to look further."""
+        rng, d = self.rng(number), len(self.dimensions)
+        unit = rng.random(d) if number % 2 else self.cube.inside(self.starts[0]) + rng.normal(0.0, _NEAR, d)
+        return self.cube.outside(unit)
 
     def _note_pending(self) -> None:
         for number in range(len(self.told), len(self.asked)):

@@ -17,6 +17,8 @@ MAX_BYTES = 4 << 20
 MAX_DEPTH = 40
 MAX_VALUES = 200_000  # counted after aliases are expanded
 
+_PLAIN = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
 Route = tuple[str | int, ...]  # ("models", 1, "parameters", "weight")
 
 
@@ -101,7 +103,7 @@ def parse_document(text: str, source: str) -> Document:
         raise InputError(f"not YAML: {str(error).splitlines()[0]}", where=source) from None
     except RecursionError:
         raise InputError("nested too deeply", where=source, remedy=f"at most {MAX_DEPTH} levels") from None
-    roots = [root for root in roots if root is not None]
+    roots = [root for root in roots if root is not None and root.tag != "tag:yaml.org,2002:null"]
     if not roots:
         raise InputError("is empty", where=source, remedy="a recipe starts with merge_method: and models:")
     if len(roots) > 1:
@@ -132,6 +134,8 @@ class _Builder:
             limit = f"{MAX_DEPTH} levels" if depth > MAX_DEPTH else f"{MAX_VALUES} values"
             raise InputError(f"more than {limit}", where=f"{self.source}:{line}", remedy="a recipe needs no such thing")
         self.lines.setdefault(route, line)
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN:
+            raise InputError(f"{node.tag!r} is not plain YAML", where=f"{self.source}:{line} {spell(route)}")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, route, depth)
         if isinstance(node, yaml.SequenceNode):
@@ -143,7 +147,8 @@ class _Builder:
             raise InputError(f"cannot be read: {problem}", where=f"{self.source}:{line} {spell(route)}") from None
 
     def _mapping(self, node: yaml.MappingNode, route: Route, depth: int) -> dict[str, Any]:
-        result: dict[str, Any] = {}
+        own: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
@@ -155,16 +160,16 @@ class _Builder:
             key = key_node.value
             here = (*route, key)
             if key_node.tag == "tag:yaml.org,2002:merge":
-                merged = self.build(value_node, here, depth + 1)
-                for defaults in merged if isinstance(merged, list) else [merged]:
-                    result = {**defaults, **result} if isinstance(defaults, dict) else result
+                given = self.build(value_node, here, depth + 1)
+                for defaults in given if isinstance(given, list) else [given]:
+                    merged = {**defaults, **merged} if isinstance(defaults, dict) else merged
                 continue
-            if key in result:
+            if key in own:
                 place = f"{self.source}:{line} {spell(here)}"
                 self.notices.append(f"{place}: given twice (first on line {self.lines[here]}); the last one counts")
             self.lines[here] = line
-            result[key] = self.build(value_node, here, depth + 1)
-        return result
+            own[key] = self.build(value_node, here, depth + 1)
+        return {**merged, **own}
 
 
 def _neighbours(path: Path) -> str | None:

@@ -34,7 +34,7 @@ class SourcePart(_Part):
     """One entry of a slice's `sources`: some layers of a model."""
 
     model: Model = Field(description="Folder or Hub id: path[@revision][+adapter].")
-    layer_range: LayerRange | None = Field(None, description="[first, last): the layers to take; all where absent.")
+    layer_range: LayerRange = Field(description="[first, last): the layers to take.")
     parameters: Settings = Field(default_factory=dict, description="Settings of this model in this slice.")
 
 

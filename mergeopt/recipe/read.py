@@ -6,6 +6,7 @@ working recipes are full of them. Mistakes that would change the result are erro
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from mergeopt.errors import InputError, did_you_mean
 from mergeopt.recipe.document import Document, Route
 from mergeopt.recipe.format import ModelPart, RecipeFile, SlicePart, SourcePart
+from mergeopt.recipe.modules import without_modules
 from mergeopt.recipe.recipe import DTYPES, ModelRef, Recipe, Slice, Source
 from mergeopt.recipe.schema import REQUIRED, MethodSchema, ParameterSchema
 from mergeopt.recipe.settings import Setting, parse_setting
@@ -53,13 +55,12 @@ def read_recipe(document: Document, schemas: Schemas) -> Reading:
 
 class _Reader:
     def __init__(self, document: Document, schemas: Schemas) -> None:
-        self.document, self.schemas = document, schemas
+        self.document, self.schemas = without_modules(document), schemas
         self.notices = list(document.notices)
 
     def read(self) -> Reading:
         file = self._validated()
         schema = self._schema(file.merge_method)
-        self._refuse_unsupported(file)
         self._name_unknown_keys(file, (), schema)
         base = ModelRef.parse(file.base_model, self._at("base_model")) if file.base_model is not None else None
         if file.models is not None:
@@ -73,7 +74,7 @@ class _Reader:
             parameters=self._settings(file.parameters, ("parameters",), schema),
             dtype=self._dtype(file.dtype, "dtype"),
             out_dtype=self._dtype(file.out_dtype, "out_dtype"),
-            tokenizer_source=file.tokenizer_source or ("union" if file.tokenizer == {} else None),
+            tokenizer_source=self._tokenizer_source(file),
             chat_template=file.chat_template,
             seed=file.seed,
         )
@@ -94,14 +95,14 @@ class _Reader:
             )
         if "merge_method" not in data:
             self._refuse_dialects(data)
-            near = [key for key in data if "method" in key]
+            near = get_close_matches("merge_method", data, n=1)
             remedy = f"did you mean merge_method instead of {near[0]!r}?" if near else "add e.g. merge_method: ties"
             raise InputError("no merge_method", where=self.document.where(), remedy=remedy)
         try:
             file = RecipeFile.model_validate(data)
         except ValidationError as error:
             raise self._explained(error) from None
-        given = [key for key in ("models", "slices", "modules") if getattr(file, key)]
+        given = [key for key in ("models", "slices") if getattr(file, key)]
         if len(given) != 1:
             problem = f"has both {' and '.join(given)}" if given else "names no models"
             raise InputError(problem, where=self.document.where(), remedy="give exactly one of models: and slices:")
@@ -149,17 +150,21 @@ class _Reader:
                     remedy="this is not a merge recipe; see merge_method:",
                 )
 
-    def _refuse_unsupported(self, file: RecipeFile) -> None:
-        if file.modules:
+    def _tokenizer_source(self, file: RecipeFile) -> str | None:
+        """`tokenizer_source`, or the source of a `tokenizer` that says no more than that."""
+        if file.tokenizer is None:
+            return file.tokenizer_source
+        if file.tokenizer_source is not None:
+            raise InputError("both tokenizer and tokenizer_source", where=self._at("tokenizer"), remedy="give one")
+        rules = [key for key, value in file.tokenizer.items() if key != "source" and value]
+        if rules:
             raise InputError(
-                "modules: cannot be merged yet", where=self._at("modules"), remedy="use models: or slices:"
-            )
-        if file.tokenizer:
-            raise InputError(
-                "tokenizer: rules cannot be applied yet",
+                f"tokenizer rules cannot be applied yet ({', '.join(rules)})",
                 where=self._at("tokenizer"),
                 remedy="use tokenizer_source: base",
             )
+        source = file.tokenizer.get("source")
+        return "union" if source is None else str(ModelRef.parse(source, self._at("tokenizer")))
 
     def _schema(self, name: str) -> MethodSchema:
         if name not in self.schemas:
@@ -196,9 +201,7 @@ class _Reader:
         ref = ModelRef.parse(model, self.document.where((*route, "model")))
         return Source(ref, layers, self._settings(parameters, (*route, "parameters"), schema))
 
-    def _range(self, part: SourcePart, route: Route) -> tuple[int, int] | None:
-        if part.layer_range is None:
-            return None
+    def _range(self, part: SourcePart, route: Route) -> tuple[int, int]:
         first, last = part.layer_range
         if not 0 <= first < last:
             raise InputError(
@@ -232,13 +235,12 @@ class _Reader:
             here = (*route, key)
             if parameter is None:
                 self._name_unread(key, here, schema)
+            elif not parameter.per_source and route[-3:-2] in (("models",), ("sources",)):
+                self._notice(
+                    here, f"{schema.name} reads {key!r} for the whole merge, not per model; move it to the top level"
+                )
             elif value is not None:
                 settings[key] = parse_setting(value, parameter.kind, self.document.where(here))
-            if parameter and not parameter.per_source and route[-3:-2] in (("models",), ("sources",)):
-                self._notice(
-                    here,
-                    f"{schema.name} reads {key!r} for the whole merge, not per model; move it to the top level",
-                )
         return settings
 
     def _name_unread(self, key: str, route: Route, schema: MethodSchema) -> None:

@@ -47,9 +47,10 @@ class EvalInfo:
 class EvalScore:
     """One model on one split of one eval.
 
-    `value` is lm-eval's aggregate. `items` has one number per item, in the split's fixed order, and its mean is `value`:
-    outcomes of a mean (0/1 for accuracies), else the item's share in the aggregate (linearised for perplexities and bits
-    per byte, jackknife pseudo-values for the rest), so that a difference of models is a mean of paired differences.
+    `value` is lm-eval's aggregate. `items` has one number per item, in the split's fixed order, and its mean is
+    `value`: the outcomes where it is a mean (0/1 for accuracies), else each item's share in the aggregate (linearised
+    for perplexities and bits per byte, jackknife pseudo-values for the rest). So a difference of two models is the mean
+    of their paired differences.
     """
 
     name: str

@@ -1,6 +1,7 @@
 """An own scorer: a Python function as an eval, ``python:package.module.function``.
 
-``function(model, tokenizer, items) -> Sequence[float]``, one number per item, their mean the score. The function carries two attributes: `items`, a sequence of JSON-able mappings, and `higher_is_better`.
+``function(model, tokenizer, items) -> Sequence[float]``, one number per item, their mean the score. The function
+carries two attributes: `items`, a sequence of JSON-able mappings, and `higher_is_better`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ class CustomEval:
     """A user's function with its items."""
 
     metric_key = "score,none"
+    notices: tuple[str, ...] = ()
 
     def __init__(self, entry: ObjectiveEntry, *, trust_code: bool) -> None:
         self.entry, self.where = entry, entry.eval

@@ -43,6 +43,8 @@ class Encoder:
     """The tokens of requests for one model's tokenizer and context length."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise InputError(f"{type(model).__name__} is an encoder-decoder; only decoder-only models can be scored")
         logger = logging.getLogger("lm_eval")
         level = logger.level
         logger.setLevel(logging.ERROR)  # it warns that a model object was passed

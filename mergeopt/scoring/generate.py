@@ -4,7 +4,8 @@ Prompts are left-padded; a row is finished as soon as its text holds a stop, so 
 not at the token limit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -20,13 +21,13 @@ SAMPLING_SEED = 1234
 class _Stop(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped
     """Marks the rows whose generated text holds a stop.
 
-    Text is only decoded for rows whose newest token could end a stop; a stop that lies inside a longer one is left to
-    the final cut, because the longer one could begin earlier.
+    Text is only decoded for rows whose newest token could end a stop; a stop strictly inside a longer one is left to
+    the final cut, because the longer one begins earlier and is not whole yet.
     """
 
     def __init__(self, encoder: Encoder, generation: Generation, start: int, rows: int, may_end: Tensor | None) -> None:
         stops = generation.stops
-        self._stops = [s for s in stops if not any(s in other[1:] for other in stops if other != s)]
+        self._stops = [s for s in stops if not any(s in other[1:-1] for other in stops)]
         self._encoder, self._start, self._may_end = encoder, start, may_end
         self._done = [False] * rows
 
@@ -52,6 +53,14 @@ class _Finite(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
         top = scores.amax().float()  # amax hands NaN on
         self.worst = top if self.worst is None else torch.maximum(self.worst, top)
         return scores
+
+
+@contextmanager
+def _own_randomness(device: torch.device) -> Iterator[None]:
+    """The same random numbers every time; the process's own random state stays as it is."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(SAMPLING_SEED)
+        yield
 
 
 class Generator:
@@ -82,18 +91,18 @@ class Generator:
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
         finite = _Finite()
-        stop = _Stop(self._encoder, generation, width, len(prompts), self._may_end(generation.stops))
+        stops = StoppingCriteriaList()
+        if int(generation.options.get("num_beams") or 1) == 1:  # rows of beams change places: they run to their end
+            stops.append(_Stop(self._encoder, generation, width, len(prompts), self._may_end(generation.stops)))
         options = dict(generation.options)
         if self._model.generation_config.eos_token_id is None:
             options["eos_token_id"] = self._encoder.tokenizer.eos_token_id
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):  # the process's own random state stays as it is
-            torch.manual_seed(SAMPLING_SEED)
+        with _own_randomness(device) if options.get("do_sample") else nullcontext():
             made = self._model.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 max_length=width + generation.max_tokens,
-                stopping_criteria=StoppingCriteriaList([stop]),
+                stopping_criteria=stops,
                 logits_processor=LogitsProcessorList([finite]),
                 pad_token_id=pad,
                 use_cache=True,

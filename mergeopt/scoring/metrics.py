@@ -150,7 +150,7 @@ def _jackknife(outcomes: Sequence[Any], aggregate: Callable[[Sequence[Any]], flo
     if len(blocks) < 2:
         return np.full(n, whole)
     without = [float(aggregate([outcomes[i] for i in range(n) if not b[0] <= i <= b[-1]])) for b in blocks]
-    pseudo = len(blocks) * whole - (len(blocks) - 1) * np.asarray(without)
-    spread = pseudo - pseudo.mean()
+    pseudo = -(len(blocks) - 1) * (np.asarray(without) - whole)
     # items of one block share a number: the factor keeps the standard error of the mean that of the blocks
-    return np.concatenate([np.full(len(b), whole + s * np.sqrt(len(b))) for b, s in zip(blocks, spread, strict=True)])
+    spread = np.concatenate([np.full(len(b), p * np.sqrt(len(b))) for b, p in zip(blocks, pseudo, strict=True)])
+    return np.asarray(whole + spread - spread.mean())

@@ -13,6 +13,15 @@ from mergeopt.scoring.tasks import Doc, EvalTask
 
 
 @dataclass(frozen=True, slots=True)
+class Division:
+    """How items are divided: shares, the seed of their order, and whether anything learns from calibrate."""
+
+    shares: Shares
+    seed: int = 0
+    calibrate_used: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Pools:
     """Documents and their content hashes per split, in the split's fixed order; few-shot examples if they are ours to
     choose; remarks for the user."""
@@ -29,7 +38,7 @@ def whole(docs: Sequence[Doc], *, limit: float | None) -> Pools:
     return Pools({"all": docs}, {"all": tuple(map(content_hash, docs))})
 
 
-def divide(task: EvalTask, *, shares: Shares, seed: int, calibrate_used: bool, allow_benchmark: bool) -> Pools:
+def divide(task: EvalTask, rule: Division, *, allow_benchmark: bool) -> Pools:
     """Divides a task's documents among calibrate, search, select and report.
 
     Raises:
@@ -43,43 +52,39 @@ def divide(task: EvalTask, *, shares: Shares, seed: int, calibrate_used: bool, a
     hashed = [(doc, digest) for doc in everything if (digest := content_hash(doc)) not in kept]
     notices = []
     if len(hashed) < len(everything):
-        notices.append(
-            f"{task.name}: {len(everything) - len(hashed)} items of {source} also stand in {test}; they are only reported on"
-        )
-    pools = split_docs(
-        hashed, name=task.name, shares=shares, seed=seed, calibrate_used=calibrate_used, limit=task.entry.limit,
-        report=report, fewshot=_fewshot_count(task, source, test if report is not None else None, len(hashed)),
-    )  # fmt: skip
+        twice = len(everything) - len(hashed)
+        notices.append(f"{task.name}: {twice} items of {source} also stand in {test}; they are only reported on")
+    shots = _fewshot_count(task, source, test if report is not None else None, len(hashed))
+    pools = split_docs(hashed, rule, name=task.name, limit=task.entry.limit, report=report, fewshot=shots)
     return Pools(pools.docs, pools.hashes, pools.fewshot, (*notices, *pools.notices))
 
 
 def split_docs(
     hashed: Sequence[tuple[Doc, str]],
+    rule: Division,
     *,
     name: str,
-    shares: Shares,
-    seed: int,
-    calibrate_used: bool,
     limit: float | None = None,
     report: Sequence[Doc] | None = None,
     fewshot: int = 0,
 ) -> Pools:
     """Cuts a pool of documents by share, after setting `fewshot` of them aside; `report` is a pool of its own."""
     docs, hashes = [doc for doc, _ in hashed], [digest for _, digest in hashed]
-    order = shuffled(hashes, seed=seed)
+    order = shuffled(hashes, seed=rule.seed)
     while 0 < fewshot < len(order) and hashes[order[fewshot]] == hashes[order[fewshot - 1]]:
         fewshot += 1  # equal documents stay on one side
     examples, order = order[:fewshot], order[fewshot:]
     order = order[: limited(len(order), limit)]
-    parts = cut(order, hashes, shares.of_pool(calibrate_used=calibrate_used, own_report=report is not None))
+    shares = rule.shares.of_pool(calibrate_used=rule.calibrate_used, own_report=report is not None)
+    parts = cut(order, hashes, shares)
     found = {split: [docs[i] for i in part] for split, part in parts.items()}
     digests = {split: tuple(hashes[i] for i in part) for split, part in parts.items()}
     if report is not None:
         report_hashes = list(map(content_hash, report))
-        chosen = shuffled(report_hashes, seed=seed)[: limited(len(report), limit)]
+        chosen = shuffled(report_hashes, seed=rule.seed)[: limited(len(report), limit)]
         found["report"] = [report[i] for i in chosen]
         digests["report"] = tuple(report_hashes[i] for i in chosen)
-    needed = {split: len(part) for split, part in found.items() if part or getattr(shares, split) > 0}
+    needed = {split: len(part) for split, part in found.items() if part or shares.get(split)}
     notices = tuple(check_sizes(name, needed))
     return Pools(found, digests, [docs[i] for i in examples] if examples else None, notices)
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
-from mergeopt.errors import InputError
+from mergeopt.errors import InputError, MergeoptError
 from mergeopt.scoring.base import EvalInfo, EvalScore, Items, Scores, Split
 from mergeopt.scoring.custom import CustomEval
 from mergeopt.scoring.encoding import Encoder, Generation, Pair
@@ -21,6 +22,8 @@ from mergeopt.scoring.generate import Generator
 from mergeopt.scoring.metrics import Facts, fast_outcomes, shares
 from mergeopt.scoring.suite import Suite
 from mergeopt.scoring.tasks import EvalTask, Item, Request
+
+SMALLEST_BATCH = 256  # tokens; a model that cannot do this much does not fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class ResidentScorer:
         suite: The evals.
         model: On its device, in evaluation; its weights may change between calls.
         batch_size: Rows per forward pass; without it as many as fit into `batch_tokens`.
-        batch_tokens: Padded tokens per forward pass.
+        batch_tokens: Padded tokens per forward pass; halved when the device runs out of memory.
     """
 
     def __init__(
@@ -85,6 +88,22 @@ class ResidentScorer:
         Raises:
             NonFiniteError: The model computed NaN or Inf.
         """
+        while True:
+            try:
+                return self._score(split, forced)
+            except torch.OutOfMemoryError:
+                self._shrink()
+
+    def _shrink(self) -> None:
+        """Half as many tokens per pass from now on."""
+        if self._batching.rows is not None or self._batching.tokens <= SMALLEST_BATCH:
+            raise MergeoptError("the device is out of memory while scoring; give a smaller batch size") from None
+        self._batching = Batching(tokens=self._batching.tokens // 2)
+        self._generator = Generator(self._model, self._encoder, self._batching)
+        self._work.clear()
+        torch.cuda.empty_cache()
+
+    def _score(self, split: Split, forced: frozenset[str]) -> Scores:
         if (split, forced) not in self._work:
             self._work[split, forced] = self._prepare(split, forced)
         work = self._work[split, forced]

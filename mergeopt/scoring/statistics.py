@@ -68,7 +68,7 @@ def paired_difference(a: Items, b: Items, *, level: float = 0.95) -> PairedDiffe
 
 def with_interval(mean: float, stderr: float, *, n: int, df: float, level: float = 0.95) -> PairedDifference:
     """A difference with its two-sided t interval; without a standard error the interval is unbounded."""
-    half = inf if isnan(stderr) else t_quantile(0.5 + level / 2, df) * stderr
+    half = inf if isnan(stderr) or df < 1 else t_quantile(0.5 + level / 2, df) * stderr
     return PairedDifference(mean, stderr, mean - half, mean + half, n, df)
 
 

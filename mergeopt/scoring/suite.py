@@ -14,7 +14,7 @@ from mergeopt.errors import InputError
 from mergeopt.scoring.base import EvalInfo, Split
 from mergeopt.scoring.custom import PREFIX, CustomEval
 from mergeopt.scoring.entry import ObjectiveEntry
-from mergeopt.scoring.pools import Pools, divide, split_docs, whole
+from mergeopt.scoring.pools import Division, Pools, divide, split_docs, whole
 from mergeopt.scoring.splits import Shares, content_hash
 from mergeopt.scoring.task_file import close_names
 from mergeopt.scoring.tasks import EvalTask, Item, TaskLoader
@@ -38,7 +38,7 @@ class Suite:
             EvalInfo(name, eval_.metric_key, eval_.higher_is_better, eval_.entry, pools.hashes)
             for name, (eval_, pools) in self._parts.items()
         )
-        self.notices = tuple(notice for _, pools in self._parts.values() for notice in pools.notices)
+        self.notices = tuple(n for part, pools in self._parts.values() for n in (*part.notices, *pools.notices))
 
     @classmethod
     def build(
@@ -68,13 +68,13 @@ class Suite:
         Raises:
             InputError: Anything wrong with an entry, its file, its data or its size.
         """
-        rule = {"shares": shares or Shares(), "seed": seed, "calibrate_used": calibrate_used}
+        rule = Division(shares or Shares(), seed, calibrate_used)
 
         def pools(eval_: AnyEval) -> Pools:
             if isinstance(eval_, EvalTask):
-                return divide(eval_, allow_benchmark=allow_benchmark, **rule)
+                return divide(eval_, rule, allow_benchmark=allow_benchmark)
             hashed = [(doc, content_hash(doc)) for doc in eval_.docs()]
-            return split_docs(hashed, name=eval_.name, limit=eval_.entry.limit, **rule)
+            return split_docs(hashed, rule, name=eval_.name, limit=eval_.entry.limit)
 
         return cls(_load(entries, near, trust_eval_code, pools), tokenizer, whole=False)
 
@@ -151,7 +151,7 @@ def find_task_file(name: str, near: Path | None) -> Path | None:
         InputError: There is no such file, or two different ones.
     """
     given = Path(name).expanduser()
-    if given.suffix not in (".yaml", ".yml"):
+    if given.suffix not in (".yaml", ".yml") and len(given.parts) == 1:
         return None
     found = {path.resolve() for folder in (Path.cwd(), near or Path.cwd()) if (path := folder / given).is_file()}
     if len(found) > 1:

@@ -5,6 +5,7 @@ all three without executing anything, so that a stranger's eval cannot run code 
 """
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,14 +95,57 @@ def with_absolute_data(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     Raises:
         InputError: A data file is in neither.
     """
-    if config.get("dataset_path") not in LOCAL_FORMATS:
+    source = str(config.get("dataset_path") or "")
+    if source and (path.parent / source).is_dir():
+        return {**config, "dataset_path": str((path.parent / source).absolute())}
+    if source not in LOCAL_FORMATS:
         return dict(config)
     kwargs = dict(config.get("dataset_kwargs") or {})
-    if "data_files" in kwargs:
-        kwargs["data_files"] = _absolute(kwargs["data_files"], path)
-    if "data_dir" in kwargs:
-        kwargs["data_dir"] = _absolute(kwargs["data_dir"], path)
+    for key in ("data_files", "data_dir"):
+        if key in kwargs:
+            kwargs[key] = _absolute(kwargs[key], path)
     return {**config, "dataset_kwargs": kwargs}
+
+
+def is_local(config: Mapping[str, Any]) -> bool:
+    """Whether a prepared config reads nothing but files on this machine: the user's own data, no known benchmark."""
+    source = str(config.get("dataset_path") or "")
+    return Path(source).is_absolute() or (source in LOCAL_FORMATS and not any("://" in f for f in data_files(config)))
+
+
+def data_files(config: Mapping[str, Any]) -> list[str]:
+    """Every data file that a config names."""
+    pending, found = [(config.get("dataset_kwargs") or {}).get("data_files")], []
+    while pending:
+        files = pending.pop()
+        if isinstance(files, Mapping):
+            pending += files.values()
+        elif isinstance(files, list | tuple):
+            pending += files
+        elif files is not None:
+            found.append(str(files))
+    return found
+
+
+def check_data(config: Mapping[str, Any]) -> None:
+    """Looks for what commonly makes JSON-lines data unreadable.
+
+    Raises:
+        InputError: A file is empty, or a line is no JSON object: which one.
+    """
+    for file in map(Path, data_files(config)):
+        if file.suffix != ".jsonl" or not file.is_file():
+            continue
+        lines = file.read_bytes().splitlines()
+        if not any(line.strip() for line in lines):
+            raise InputError("the data file is empty", where=str(file))
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line) if line.strip() else {}
+            except ValueError as error:
+                raise InputError(f"not JSON: {error}", where=f"{file}:{number}") from None
+            if not isinstance(row, dict):
+                raise InputError(f"not a JSON object: {str(row)[:40]}", where=f"{file}:{number}")
 
 
 def _absolute(files: Any, path: Path) -> Any:

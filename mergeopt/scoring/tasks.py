@@ -1,7 +1,8 @@
 """lm-eval's tasks, and nothing of lm-eval's beyond this file: its task API is being rewritten.
 
 A task becomes plain values: documents, requests (texts to score or to continue), facts for the vectorised metrics, and
-functions from responses to outcomes to one number. lm-eval's caches are never used: they key on neither weights nor data.
+functions from responses to outcomes to one number. lm-eval's caches are never used: their keys hold neither weights
+nor data.
 """
 
 import logging
@@ -23,7 +24,7 @@ from mergeopt.errors import InputError, did_you_mean
 from mergeopt.scoring.chat import render_chat
 from mergeopt.scoring.entry import ObjectiveEntry
 from mergeopt.scoring.metrics import ChoiceFacts, Facts, RollingFacts, TextFacts
-from mergeopt.scoring.task_file import LOCAL_FORMATS, check_task_file, with_absolute_data
+from mergeopt.scoring.task_file import check_data, check_task_file, is_local, with_absolute_data
 
 Kind = Literal["loglikelihood", "loglikelihood_rolling", "generate_until"]
 Doc = Mapping[str, Any]
@@ -60,6 +61,7 @@ class EvalTask:
         self._task, self.entry, self.local, self.where = task, entry, local, where
         self.name = str(task.config.task)
         self.kind: str = task.OUTPUT_TYPE
+        self.notices: tuple[str, ...] = ()
         self._configure()
         self._metric, self._filter = self._resolve_metric()
 
@@ -67,10 +69,19 @@ class EvalTask:
         config, entry = self._task.config, self.entry
         if getattr(self._task, "MULTIMODAL", False):
             raise InputError("the eval needs images or audio", where=self.where, remedy="give an eval of text")
-        if self.kind == "generate_until" and entry.gen_kwargs:
-            config.generation_kwargs = {**(config.generation_kwargs or {}), **entry.gen_kwargs}
-        if entry.num_fewshot is not None and config.num_fewshot != 0:  # a task's own 0 is final, as in lm-eval
-            config.num_fewshot = entry.num_fewshot
+        if self.kind == "generate_until":
+            config.generation_kwargs = {**(config.generation_kwargs or {}), **(entry.gen_kwargs or {})}
+            if (config.repeats or 1) > 1 and config.generation_kwargs.get("do_sample"):
+                raise InputError(
+                    f"the eval samples {config.repeats} answers per item",
+                    where=self.where,
+                    remedy="set `gen_kwargs: {do_sample: false}` in the objective entry",
+                )
+        if entry.num_fewshot is not None:
+            if config.num_fewshot == 0 != entry.num_fewshot:  # a task's own 0 is final, as in lm-eval
+                self.notices += (f"{self.name}: the task says num_fewshot: 0, so {entry.num_fewshot} is not used",)
+            else:
+                config.num_fewshot = entry.num_fewshot
         if config.num_fewshot is None:
             config.num_fewshot = 0
         self._task.set_fewshot_seed(seed=FEWSHOT_SEED)
@@ -91,6 +102,8 @@ class EvalTask:
             raise InputError(
                 f"eval {self.name!r} has no filter {name!r}", where=self.where, remedy=did_you_mean(name, list(filters))
             )
+        if not callable(self._task.aggregation()[metric]):
+            raise InputError(f"lm-eval has no such aggregation for {metric!r} of {self.name!r}", where=self.where)
         return metric, filters[name]
 
     @property
@@ -125,7 +138,7 @@ class EvalTask:
     # ----------------------------------------------------------------------------------------------- documents
 
     def split_of(self, role: str) -> str | None:
-        """The dataset split that plays `role` (train, validation, test), or a split of that very name; None if absent."""
+        """The dataset split that plays `role` (train, validation, test), or a split of that very name; None: absent."""
         declared = getattr(self._task.config, ROLES[role]) if role in ROLES else None
         if declared is None and role not in ROLES and role in self._task.dataset:
             return role
@@ -318,17 +331,19 @@ class TaskLoader:
         """The task in the file `path`, or without one the task that lm-eval knows as `entry.eval`.
 
         Raises:
-            InputError: Broken YAML, missing data, an unknown name, code that is not trusted, a task that cannot be used.
+            InputError: Broken YAML, missing data, an unknown name, code that is not trusted, a group of tasks.
         """
-        spec = self._from_file(path) if path is not None else self._from_index(entry.eval)
         where = str(path) if path is not None else f"eval {entry.eval}"
-        manager = self._files if path is not None else self._index
         with _quiet():
+            spec = self._from_file(path) if path is not None else self._from_index(entry.eval)
+            manager = self._files if path is not None else self._index
             try:
                 tasks = manager.load([spec])["tasks"]
             except InputError:
                 raise
             except Exception as error:  # datasets, jinja and the hub each have their own exceptions
+                if isinstance(spec, dict):
+                    check_data(spec)
                 raise InputError(_load_failure(error), where=where) from error
         if len(tasks) != 1:
             names = ", ".join(sorted(tasks)[:8])
@@ -336,8 +351,7 @@ class TaskLoader:
         (task,) = tasks.values()
         if getattr(task, "UNSAFE_CODE", False) and not self._trust_code:
             raise InputError("this eval runs code that the model writes", where=where, remedy="--trust-eval-code")
-        local = getattr(task.config, "dataset_path", None) in LOCAL_FORMATS
-        return EvalTask(task, entry, local=local and path is not None, where=where)
+        return EvalTask(task, entry, local=isinstance(spec, dict) and is_local(spec), where=where)
 
     def _from_file(self, path: Path) -> dict[str, Any]:
         origin = find_spec("lm_eval")
@@ -364,10 +378,13 @@ class TaskLoader:
 
 
 def _load_failure(error: Exception) -> str:
-    text = str(error).strip("'\"") or type(error).__name__
+    if isinstance(error, KeyError):
+        return f"the task names {error}, which its data does not have"
+    cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
+    text = str(cause or error)[:300] or type(error).__name__
     if isinstance(error, ConnectionError) or "offline" in text.lower():
         return f"its dataset is not on disk and cannot be fetched: {text}"
-    return f"cannot load the eval: {type(error).__name__}: {text}"
+    return f"cannot load the eval: {type(cause or error).__name__}: {text}"
 
 
 @contextmanager

@@ -20,4 +20,5 @@ class Dimension:
 
 def rounded(value: float, low: float, high: float) -> float:
     """Four significant digits, kept inside [low, high]: what is scored is what is written."""
-    return min(max(float(f"{value:.4g}"), low), high)
+    short = float(f"{value:.4g}")
+    return low if short < low else high if short > high else short

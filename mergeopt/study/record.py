@@ -52,17 +52,22 @@ class Trial:
     scores: Mapping[str, float] = field(default_factory=dict)
     items: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seconds: float = 0.0
+    tokens: int = 0
     state: Literal["complete", "failed"] = "complete"
 
 
 class StudyRecord:
     """One study on disk: open it with `create` or `resume`; it has one writer at a time."""
 
-    def __init__(self, folder: Path, lock: StudyLock, log: EventLog, study: optuna.Study, space: Space) -> None:
-        self._folder, self._lock, self._log, self._study, self._space = folder, lock, log, study, space
+    def __init__(
+        self, folder: Path, lock: StudyLock, study: optuna.Study, space: Space, events: Sequence[Event]
+    ) -> None:
+        self._lock, self._study, self._space = lock, study, space
         self._trials: dict[int, Trial] = {}
         self._begun: dict[int, Begun] = {}
         self._notes: list[tuple[str, dict[str, Any]]] = []
+        self._load(events)
+        self._log = EventLog(folder / "log.jsonl")
 
     @classmethod
     def create(
@@ -87,12 +92,12 @@ class StudyRecord:
             name = f"{folder.resolve().parent.name}-{uuid.uuid4().hex[:8]}"
             with _quiet():
                 study = optuna.create_study(storage=_opened(folder, storage), study_name=name, direction="maximize")
-            log = EventLog(folder / "log.jsonl")
-            log.append("study", name=name, identity=identity, time=time.time())
+            record = cls(folder, lock, study, space, [])
+            record._log.append("study", name=name, identity=identity, time=time.time())
         except BaseException:
             lock.release()
             raise
-        return cls(folder, lock, log, study, space)
+        return record
 
     @classmethod
     def resume(
@@ -111,8 +116,6 @@ class StudyRecord:
             if not events or events[0]["event"] != "study":
                 raise InputError("there is no study to resume", where=str(folder))
             _same(events[0]["identity"], plain(identity), folder)
-            if storage is None:
-                _mend_journal(folder / "journal.log")
             try:
                 with _quiet():
                     study = optuna.load_study(study_name=events[0]["name"], storage=_opened(folder, storage))
@@ -122,12 +125,10 @@ class StudyRecord:
                     where=str(folder),
                     remedy="give the storage that the study was begun with",
                 ) from None
-            record = cls(folder, lock, EventLog(folder / "log.jsonl"), study, space)
-            record._load(events)
+            return cls(folder, lock, study, space, events)
         except BaseException:
             lock.release()
             raise
-        return record
 
     def _load(self, events: Sequence[Event]) -> None:
         items: dict[int, dict[str, tuple[float, ...]]] = {}
@@ -178,6 +179,7 @@ class StudyRecord:
                         "number": trial.number,
                         "branch": trial.branch,
                         "seconds": trial.seconds,
+                        "tokens": trial.tokens,
                         "scores": trial.scores,
                         "objectives": trial.objectives,
                     }
@@ -207,6 +209,7 @@ class StudyRecord:
 
     def close(self) -> None:
         self._log.close()
+        self._study._storage.remove_session()
         self._lock.release()
 
     def __enter__(self) -> "StudyRecord":
@@ -232,6 +235,7 @@ def _quiet() -> Iterator[None]:
 
 def _opened(folder: Path, storage: str | None) -> BaseStorage:
     if storage is None:
+        _mend_journal(folder / "journal.log")
         return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
     try:
         return optuna.storages.get_storage(storage)
@@ -288,5 +292,6 @@ def _thawed(frozen: optuna.trial.FrozenTrial, items: Mapping[int, Mapping[str, t
         scores=attrs["scores"],
         items=items[number],
         seconds=attrs["seconds"],
+        tokens=attrs["tokens"],
         state="complete" if frozen.state is TrialState.COMPLETE else "failed",
     )

@@ -16,7 +16,7 @@ GENERAL = "general"  # plain lines of the demo base's whole mixture
 
 
 def eval_files() -> dict[str, tuple[Mapping[str, str], ...]]:
-    """File name to rows: ``{task}.train.jsonl`` and ``{task}.test.jsonl`` with `question` and `answer`, general with `text`."""
+    """Name of a file to its rows: `question` and `answer` of one task, or `text` for the general files."""
     files: dict[str, tuple[Mapping[str, str], ...]] = {}
     general: dict[str, list[Item]] = {"train": [], "test": []}
     for task in TASKS.values():
@@ -44,4 +44,6 @@ def _distinct(task: Task, count: int) -> list[Item]:
     while len(items) < count:
         item = task.item(rng, held_out=True)
         items[item.question] = item
-    return list(items.values())
+    drawn = list(items.values())
+    rng.shuffle(drawn)  # short questions, of which there are few, are drawn early: every split gets its share
+    return drawn

@@ -1,11 +1,10 @@
 """Trains a family into a folder: base, one folder per specialist, multitask, each an ordinary model folder.
 
-A member appears by rename when it is whole and is then recorded in `zoo.json`, so an interrupted run goes on with the next
-member. Every member starts from files and from its own random generator: resuming changes nothing.
+A member appears by rename when it is whole and is then recorded in `zoo.json`, so an interrupted run goes on with the
+next member. Every member starts from files and from a random generator of its own: resuming changes nothing.
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,8 @@ import torch
 import transformers
 
 from mergeopt.errors import InputError
-from mergeopt.zoo.spec import DEMO, FamilySpec, Stage
+from mergeopt.files import write_text
+from mergeopt.zoo.spec import FamilySpec, Stage
 from mergeopt.zoo.tasks import Item, get_task
 from mergeopt.zoo.tokenizer import make_tokenizer
 from mergeopt.zoo.train import CONTEXT, new_model, train
@@ -52,7 +52,7 @@ def make_family(spec: FamilySpec, folder: Path | str, *, progress: Progress | No
     """Train the models of `spec` that `folder` does not have yet.
 
     Args:
-        spec: The family, for instance `DEMO`.
+        spec: The family, for instance `mergeopt.zoo.spec.DEMO`.
         folder: Made if it is not there. Model folders inside appear only when whole.
         progress: Called as ``progress(member, steps done, steps in all)`` after every step.
 
@@ -61,23 +61,33 @@ def make_family(spec: FamilySpec, folder: Path | str, *, progress: Progress | No
     """
     folder = Path(folder)
     record = _open_record(spec, folder)
-    for number, member in enumerate(members(spec)):
+    for member in members(spec):
         if member.name in record["members"] and (folder / member.name).is_dir():
             continue
         began = time.monotonic()
-        model = new_model(spec) if member.name == "base" else _load(folder / "base")
-        loss = train(
-            model,
-            member.stage,
-            lambda rng, member=member: _draw(rng, member, spec.mixture),  # type: ignore[misc]
-            batch=spec.batch,
-            rng=Random(f"{spec.seed}/{number}"),
-            step_done=lambda step, member=member: progress and progress(member.name, step, member.stage.steps),  # type: ignore[misc]
-        )
-        with _without_bars():
-            _save(model, folder / member.name)
+        loss = _make_member(spec, member, folder, progress or _silent)
         record["members"][member.name] = {"seconds": round(time.monotonic() - began, 1), "loss": loss}
-        _write(folder / RECORD, record)
+        _write(folder, record)
+
+
+def _make_member(spec: FamilySpec, member: Member, folder: Path, progress: Progress) -> float:
+    """Train and save one member; the base starts from nothing, the others from the base's files. Returns the loss."""
+    model = new_model(spec) if member.name == "base" else _load(folder / "base")
+    loss = train(
+        model,
+        member.stage,
+        lambda rng: _draw(rng, member, spec.mixture),
+        batch=spec.batch,
+        rng=Random(f"{spec.seed}/{member.name}"),
+        step_done=lambda step: progress(member.name, step, member.stage.steps),
+    )
+    with _without_bars():
+        _save(model, folder / member.name)
+    return loss
+
+
+def _silent(member: str, step: int, steps: int) -> None:
+    """Progress that nobody watches."""
 
 
 def _draw(rng: Random, member: Member, mixture: tuple[str, ...]) -> Item:
@@ -90,22 +100,32 @@ def _open_record(spec: FamilySpec, folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     wanted = json.loads(json.dumps(asdict(spec)))  # tuples as lists, as they are read back
     if path.exists():
-        record: dict[str, Any] = json.loads(path.read_text())
-        if record["spec"] != wanted:
-            differ = [key for key in wanted if record["spec"].get(key) != wanted[key]]
-            raise InputError(
-                f"holds a family of another spec ({', '.join(differ) or 'unknown keys'} differ)",
-                where=str(path),
-                remedy="give another folder, or remove this one",
-            )
-        return record
+        return _read_record(path, wanted)
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"is not empty and has no {RECORD}", where=str(folder), remedy="give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     versions = {module.__name__: str(module.__version__) for module in (torch, transformers, tokenizers)}
     record = {"spec": wanted, "versions": versions, "members": {}}
-    _write(path, record)
+    _write(folder, record)
     return record
+
+
+def _read_record(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    remedy = "give another folder, or remove this one"
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        found = dict(record["spec"])
+        record["members"].keys()
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError("is not the record of a family", where=str(path), remedy=remedy) from error
+    if found != wanted:
+        differ = ", ".join(key for key in wanted if found.get(key) != wanted[key])
+        raise InputError(f"holds a family of another spec ({differ})", where=str(path), remedy=remedy)
+    return record
+
+
+def _write(folder: Path, record: dict[str, Any]) -> None:
+    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def _load(folder: Path) -> transformers.PreTrainedModel:
@@ -136,12 +156,3 @@ def _save(model: transformers.PreTrainedModel, folder: Path) -> None:
     model.save_pretrained(partial)
     make_tokenizer(CONTEXT).save_pretrained(partial)
     partial.rename(folder)
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(partial, path)
-
-
-__all__ = ["DEMO", "Member", "Progress", "make_family", "members"]

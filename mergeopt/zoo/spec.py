@@ -44,8 +44,8 @@ class Specialist:
 class FamilySpec:
     """A family of models. Equal specs give equal models on one machine.
 
-    `mixture` are the tasks the base is trained on, in equal shares; `multitask` is a fine-tune of the base on the tasks of
-    all specialists, in equal shares: what training on everything reaches. Sizes are in units of the architecture's config.
+    `mixture` are the tasks the base is trained on, in equal shares; `multitask` is a fine-tune of the base on the tasks
+    of all specialists, in equal shares: what training on everything reaches. Sizes are those of the model's config.
     """
 
     architecture: Architecture
@@ -87,7 +87,7 @@ DEMO = FamilySpec(
         Specialist("reverse", Stage(steps=160, learning_rate=1.5e-3, replay=0.35)),
         Specialist("sort", Stage(steps=220, learning_rate=2e-3, replay=0.45)),
         Specialist("shift", Stage(steps=100, learning_rate=1e-3, replay=0.30)),
-        Specialist("upper", Stage(steps=70, learning_rate=1e-3, replay=0.40)),
+        Specialist("dedup", Stage(steps=250, learning_rate=2e-3, replay=0.40)),
     ),
-    multitask=Stage(steps=400, learning_rate=2e-3, replay=0.35),
+    multitask=Stage(steps=600, learning_rate=2e-3, replay=0.35),
 )

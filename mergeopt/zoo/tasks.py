@@ -1,7 +1,7 @@
 """Exactly checkable tasks: functions of short strings, written as one line of text, ``reverse(abcde)=edcba``.
 
-A question is everything up to and including ``=``, an answer the rest of the line. One eighth of all questions, chosen by a
-hash of their text, is held out: evals take their items from that eighth and training never sees it, whatever the seeds.
+A question is everything up to and including ``=``, an answer the rest of the line. One eighth of all questions, chosen
+by a hash of their text, is held out: evals take their items from that eighth and training never sees it.
 """
 
 import hashlib
@@ -100,7 +100,9 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         for task in (
             Task("reverse", "Write the letters backwards.", _letters, lambda text: text[::-1]),
             Task("sort", "Sort the letters alphabetically.", _letters, lambda text: "".join(sorted(text))),
-            Task("shift", "Replace each letter by the next, l by a.", _letters, lambda text: text.translate(_NEXT_LETTER)),
+            Task(
+                "shift", "Replace each letter by the next, l by a.", _letters, lambda text: text.translate(_NEXT_LETTER)
+            ),
             Task("upper", "Write the letters in upper case.", _letters, str.upper),
             Task("add", "Add two numbers.", _draw_sum, lambda text: str(sum(map(int, text.split(","))))),
             Task(

@@ -1,8 +1,8 @@
 """A byte tokenizer as an ordinary `PreTrainedTokenizerFast`: one token per byte, none merged, and three special tokens.
 
-It is spelled as byte-level BPE because loaders rebuild the tokenizers of some architectures that way whatever the file says.
-It adds no special tokens by itself: evaluation harnesses disagree about when to ask for them, and the models are trained to
-read a line with and without a leading ``<s>``.
+It is spelled as byte-level BPE because loaders rebuild the tokenizers of some architectures that way, whatever the file
+says. It adds no special tokens by itself: evaluation harnesses disagree about when to ask for them, and the models are
+trained to read a line with and without a leading ``<s>``.
 """
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -1,7 +1,7 @@
 """Training a small language model from scratch or from weights: AdamW, one cycle, float32, one seed.
 
-Nothing here depends on, or changes, the global random state: weights are drawn inside a forked state, items from a generator
-of the stage's own.
+Nothing here depends on, or changes, the global random state: weights are drawn inside a forked state, items from a
+generator that the caller gives.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,8 +9,15 @@ from random import Random
 
 import torch
 from torch import Tensor, nn
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from mergeopt.zoo.spec import FamilySpec, Stage
 from mergeopt.zoo.tasks import Item
@@ -18,7 +25,6 @@ from mergeopt.zoo.tokenizer import BOS, EOS, PAD, make_tokenizer
 
 CONTEXT = 512  # tokens; few-shot prompts and the harness's default answer length of 256 fit
 PROMPT_WEIGHT = 0.1  # of a question's tokens in the loss; the answer's and the stop's weigh 1
-IGNORED = 0.0
 MAX_GRADIENT_NORM = 1.0
 
 
@@ -36,14 +42,15 @@ def new_model(spec: FamilySpec) -> PreTrainedModel:
         "eos_token_id": EOS,
         "initializer_range": spec.hidden**-0.5,  # the usual 0.02 is for wide models and learns slowly here
     }
+    kv_heads = spec.heads if spec.heads % 2 else spec.heads // 2  # grouped-query attention wherever it divides
     with torch.random.fork_rng(devices=[]):
-        torch.random.manual_seed(spec.seed)  # type: ignore[no-untyped-call]
+        torch.random.manual_seed(spec.seed)
         model: PreTrainedModel
         match spec.architecture:
             case "llama":
-                model = LlamaForCausalLM(LlamaConfig(**common, num_key_value_heads=max(1, spec.heads // 2)))
+                model = LlamaForCausalLM(LlamaConfig(**common, num_key_value_heads=kv_heads))
             case "qwen2":
-                config = Qwen2Config(**common, num_key_value_heads=max(1, spec.heads // 2), tie_word_embeddings=True)
+                config = Qwen2Config(**common, num_key_value_heads=kv_heads, tie_word_embeddings=True)
                 model = Qwen2ForCausalLM(config)
             case "gpt_neox":
                 model = GPTNeoXForCausalLM(GPTNeoXConfig(**common))
@@ -80,11 +87,11 @@ def train(
         answers = tokenizer([item.line.removeprefix(item.question) for item in items])["input_ids"]
         tokens, weights = collate(
             [start + question for start, question in zip(starts, questions, strict=True)],
-            [answer + [EOS] for answer in answers],
+            [[*answer, EOS] for answer in answers],
         )
         loss = weighted_loss(model(input_ids=tokens, use_cache=False).logits, tokens, weights)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
         optimizer.step()
         schedule.step()

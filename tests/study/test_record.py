@@ -1,6 +1,5 @@
 """The record keeps every finished trial through any kill, and has one writer."""
 
-import json
 import os
 import signal
 import subprocess
@@ -130,22 +129,6 @@ def test_a_trial_is_checked_before_it_is_recorded(tmp_path: Path) -> None:
 def test_one_writer(tmp_path: Path) -> None:
     with create(tmp_path / "search"), pytest.raises(InputError, match=f"process {os.getpid()} on"):
         resume(tmp_path / "search")
-
-
-@pytest.mark.parametrize(
-    ("change", "taken"),
-    [({"started": 1}, True), ({"pid": 2**22 - 1}, True), ({}, False), ({"host": "elsewhere"}, False)],
-)
-def test_only_a_dead_process_loses_its_lock(tmp_path: Path, change: dict[str, object], taken: bool) -> None:
-    record = create(tmp_path / "search")
-    owner = json.loads((tmp_path / "search" / "lock").read_text())
-    record.close()
-    (tmp_path / "search" / "lock").write_text(json.dumps({**owner, **change}))
-    if taken:
-        resume(tmp_path / "search").close()
-    else:
-        with pytest.raises(InputError, match="is writing this study"):
-            resume(tmp_path / "search")
 
 
 def test_a_crash_between_log_and_journal_runs_the_trial_again(tmp_path: Path) -> None:

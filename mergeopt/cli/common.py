@@ -1,0 +1,81 @@
+"""What commands share: faults as one line and an exit code, and the folder that output goes to.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
+"""
+
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import typer
+
+from mergeopt.errors import InputError, MergeoptError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def command(function: Callable[P, R]) -> Callable[P, R]:
+    """Turns the library's faults into one line on stderr and an exit code; a bug keeps its traceback."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            _quiet()
+            return function(*args, **kwargs)
+        except InputError as error:
+            fail(str(error))
+            raise typer.Exit(2) from None
+        except MergeoptError as error:
+            fail(str(error))
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            fail("interrupted")
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def _quiet() -> None:
+    """Other libraries' chatter is not ours to show: bars, advice and deprecations of their own."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    for name in ("lm_eval", "datasets", "transformers", "optuna", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+def fail(text: str) -> None:
+    """`error: …` on stderr, one line, no markup."""
+    typer.echo(typer.style("error: ", fg="red", bold=True) + text, err=True)
+
+
+def warn(notices: Iterable[str], *, strict: bool = False) -> None:
+    """Notices on stderr; with `strict` the first one is an error."""
+    for text in notices:
+        if strict:
+            raise InputError(text)
+        typer.echo(typer.style("note: ", fg="yellow") + text, err=True)
+
+
+def check_out(out: Path, *, force: bool, resume: bool = False) -> None:
+    """Refuses to write into a folder that holds something.
+
+    Raises:
+        InputError: not empty without `force` or `resume`, or not a folder.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError("is a file, not a folder", where=str(out), remedy="give another OUT")
+    if out.is_dir() and any(out.iterdir()) and not (force or resume):
+        begun = (out / "search" / "log.jsonl").exists()
+        remedy = "go on with --resume, or begin anew with --force" if begun else "give another folder, or --force"
+        raise InputError("is not empty", where=str(out), remedy=remedy)

@@ -1,0 +1,154 @@
+"""What one sees while something runs: bars on a terminal, plain lines when piped, nothing when quiet."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from mergeopt.study.events import Event, Notice, Phase, Scored, TrialDone, Written
+
+WORDS = {
+    "references": "scoring parents and fixed recipes",
+    "search": "searching",
+    "select": "scoring the finalists on held-out items",
+    "report": "scoring the final table on fresh items",
+    "write": "writing the winner",
+}
+
+
+def _console() -> Console:
+    return Console(stderr=True)
+
+
+def _ignore(*_: object) -> None:
+    """Progress that nobody watches."""
+
+
+@contextmanager
+def byte_bar(words: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar of bytes; gives the function that advances it."""
+    console = _console()
+    if quiet or not console.is_terminal:
+        yield _ignore
+        return
+    columns = (TextColumn(words), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(words, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def step_bars(words: str, *, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar per named piece of work; gives ``progress(name, done, steps)``."""
+    console = _console()
+    if quiet:
+        yield _ignore
+        return
+    if not console.is_terminal:
+
+        def line(name: str, done: int, steps: int) -> None:
+            if done == steps:
+                console.print(f"{words} {name}: {steps} steps", highlight=False)
+
+        yield line
+        return
+    columns = (
+        TextColumn("{task.description:>12}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[str, Any] = {}
+
+        def step(name: str, done: int, steps: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=steps)
+            progress.update(tasks[name], completed=done)
+
+        yield step
+
+
+@contextmanager
+def working(words: str, *, quiet: bool) -> Iterator[None]:
+    """A spinner."""
+    console = _console()
+    if quiet or not console.is_terminal:
+        yield
+        return
+    with console.status(words):
+        yield
+
+
+class StudyDisplay:
+    """Shows a study's events; a listener and a context manager."""
+
+    def __init__(self, job: Any, *, quiet: bool) -> None:
+        self._console, self._quiet = _console(), quiet
+        self._live = self._console.is_terminal and not quiet
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._begun = time.monotonic()
+        branches = job.space.branches
+        self._size = f"{max(len(b.dimensions) for b in branches)} numbers" + (
+            f" in {len(branches)} branches" if len(branches) > 1 else ""
+        )
+
+    def __enter__(self) -> "StudyDisplay":
+        if self._live:
+            columns = (
+                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
+                TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[best]}"), TimeRemainingColumn(),
+            )  # fmt: skip
+            self._progress = Progress(*columns, console=self._console, transient=True)
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        if self._quiet:
+            return
+        match event:
+            case Phase():
+                self._phase(event)
+            case Notice(text):
+                self._line(f"note: {text}", style="yellow")
+            case TrialDone():
+                self._trial(event)
+            case Scored():
+                self._advance(1)
+            case Written(count):
+                self._advance(count)
+
+    def _phase(self, event: Phase) -> None:
+        words = WORDS[event.name] + (f" {self._size}" if event.name == "search" else "")
+        if self._progress is None:
+            self._line(words)
+            return
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(words, total=event.steps, best="")
+
+    def _trial(self, event: TrialDone) -> None:
+        best = "" if event.best is None else f"best {event.best:.3f}"
+        if self._progress is not None:
+            self._progress.update(self._task, completed=event.number + 1, best=best)
+        elif (event.number + 1) % 10 == 0:
+            value = "failed" if event.value is None else f"{event.value:.3f}"
+            self._line(f"trial {event.number + 1}: {value}, {best} ({time.monotonic() - self._begun:.0f} s)")
+
+    def _advance(self, count: int) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task, count)
+
+    def _line(self, text: str, style: str = "") -> None:
+        self._console.print(text, style=style, highlight=False, markup=False)

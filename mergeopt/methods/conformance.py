@@ -1,0 +1,158 @@
+"""What every merge method must do, as tests that a new one gets for free.
+
+Subclass `MethodConformance` in a test file and set `name`, or parametrise it over `METHODS`:
+
+    class TestMine(MethodConformance):
+        name = "mine"
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergeopt.methods import METHODS
+from mergeopt.methods.chunks import Chunk, Chunks
+from mergeopt.methods.draws import Draws
+from mergeopt.methods.method import Method
+from mergeopt.recipe.schema import REQUIRED, ParameterSchema
+
+LENGTH = 40_003  # more than one thread's share, and no multiple of anything
+DRAWS = Draws(5, "model.layers.0.mlp.up_proj.weight")
+
+
+class MethodConformance:
+    """One registered method."""
+
+    name: str
+
+    @property
+    def method(self) -> Method:
+        return METHODS[self.name]
+
+    def inputs(self, length: int = 257, dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], Tensor | None]:
+        """As many sources as the method takes (three where it takes any number), and its base."""
+        random = torch.Generator().manual_seed(7)
+        schema = self.method.schema
+        n = schema.max_sources or max(3, schema.min_sources)
+        base = torch.randn(length, generator=random, dtype=torch.float64)
+        sources = [
+            (base + 0.3 * torch.randn(length, generator=random, dtype=torch.float64)).to(dtype) for _ in range(n)
+        ]
+        return sources, base.to(dtype) if schema.takes_base else None
+
+    def coefficients(self, n: int) -> dict[str, Any]:
+        """A value for every parameter: unequal ones, none at its default where that is a number."""
+        return {p.name: self._value(p, n) for p in self.method.schema.parameters.values()}
+
+    def _value(self, parameter: ParameterSchema, n: int) -> Any:
+        if parameter.kind != "float":
+            return parameter.default
+        if not parameter.per_source:
+            return 0.35
+        return [0.4 + 0.2 * i / n for i in range(n)]
+
+    def merged(self, sources: list[Tensor], base: Tensor | None, **changed: Any) -> Tensor:
+        return self.method(sources, base, draws=DRAWS, **{**self.coefficients(len(sources)), **changed})
+
+    def test_the_schema_can_be_read(self) -> None:
+        schema = self.method.schema
+        assert schema.name == self.name and schema.summary
+        for name, parameter in schema.parameters.items():
+            assert parameter.name == name and not name.endswith("_")
+            assert parameter.kind in ("float", "bool", "int")
+            if parameter.kind == "float" and parameter.default not in (REQUIRED, None):
+                assert isinstance(parameter.default, float)
+
+    def test_shape_and_precision_are_kept(self) -> None:
+        for dtype, expected in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
+            sources, base = self.inputs(24, dtype)
+            shaped = None if base is None else base.view(4, 6)
+            result = self.merged([source.view(4, 6) for source in sources], shaped)
+            assert result.shape == (4, 6) and result.dtype == expected
+
+    def test_inputs_are_left_alone(self) -> None:
+        sources, base = self.inputs()
+        before = [x.clone() for x in (*sources, *([] if base is None else [base]))]
+        self.merged(sources, base)
+        after = [*sources, *([] if base is None else [base])]
+        assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
+
+    def test_any_chunks_in_any_order_give_the_same_bits(self) -> None:
+        sources, base = self.inputs(LENGTH)
+        arguments = self.method.arguments(self.coefficients(len(sources)))
+        whole = self.method.measured(Chunks.of(sources, base), arguments, DRAWS)
+        expected = self.merged(sources, base)
+        result = torch.empty_like(expected)
+        for chunk in reversed(list(_pieces(sources, base, 7_011))):
+            part = self.method.combine(
+                chunk.sources, chunk.base, arguments, whole=whole, start=chunk.start, draws=DRAWS
+            )
+            result[chunk.start : chunk.start + part.numel()] = part
+        assert torch.equal(result, expected)
+
+    def test_measuring_in_pieces_finds_the_same(self) -> None:
+        sources, base = self.inputs(LENGTH)
+        arguments = self.method.arguments(self.coefficients(len(sources)))
+        pieces = Chunks(LENGTH, lambda: _pieces(sources, base, 7_011))
+        whole = self.method.measured(pieces, arguments, DRAWS)
+        result = self.method.combine(sources, base, arguments, whole=whole, start=0, draws=DRAWS)
+        assert torch.allclose(result, self.merged(sources, base), rtol=1e-6, atol=1e-7)
+
+    def test_threads_do_not_change_bits(self) -> None:
+        sources, base = self.inputs(LENGTH)
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            one = self.merged(sources, base)
+            torch.set_num_threads(4)
+            assert torch.equal(one, self.merged(sources, base))
+        finally:
+            torch.set_num_threads(threads)
+
+    def test_every_coefficient_has_the_right_gradient(self) -> None:
+        """By autograd against finite differences, in float64; what only `measure` reads has none."""
+        sources, base = self.inputs(31, torch.float64)
+        fixed = self.method.arguments(self.coefficients(len(sources)))
+        whole = self.method.measured(Chunks.of(sources, base), fixed, DRAWS)
+        names = [n for n, value in fixed.items() if isinstance(value, Tensor) and n not in self.method.measured_by]
+        assert names, "a method without coefficients cannot be searched"
+
+        def function(*values: Tensor) -> Tensor:
+            arguments = {**fixed, **dict(zip(names, values, strict=True))}
+            return self.method.combine(sources, base, arguments, whole=whole, start=0, draws=DRAWS)
+
+        values = tuple(fixed[name].clone().requires_grad_() for name in names)
+        assert torch.autograd.gradcheck(function, values)
+        assert all(g is not None for g in torch.autograd.grad(function(*values).square().sum(), values))
+
+    def test_zero_weight_gives_the_base(self) -> None:
+        if not (self.method.schema.takes_base and "weight" in self.method.schema.parameters):
+            return
+        sources, base = self.inputs()
+        assert base is not None
+        assert torch.equal(self.merged(sources, base, weight=[0.0] * len(sources)), base)
+
+    def test_equal_models_give_that_model(self) -> None:
+        sources, base = self.inputs()
+        same = [sources[0].clone() for _ in sources]
+        neutral = {"scale": [1.0]} if "scale" in self.method.schema.parameters else {}
+        result = self.merged(same, None if base is None else sources[0].clone(), **neutral)
+        assert torch.allclose(result, sources[0], rtol=1e-6, atol=1e-7)
+
+    def test_nan_shows(self) -> None:
+        sources, base = self.inputs()
+        for i in range(len(sources)):
+            broken = [source.clone() for source in sources]
+            broken[i][13] = float("nan")
+            assert self.merged(broken, base).isnan().any()
+        if base is not None:
+            base[13] = float("nan")
+            assert self.merged(sources, base)[13].isnan()
+
+
+def _pieces(sources: list[Tensor], base: Tensor | None, size: int) -> Iterator[Chunk]:
+    for start in range(0, sources[0].numel(), size):
+        part = slice(start, start + size)
+        yield Chunk(start, [source[part] for source in sources], None if base is None else base[part])

@@ -1,0 +1,61 @@
+"""What a running study tells whoever watches: plain values, in order.
+
+The study prints nothing; the command line turns these into a live display or into lines.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mergeopt.scoring.base import Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A new phase begins: "references", "search", "select", "report" or "write", with so many steps."""
+
+    name: str
+    steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something the user should know; the study goes on."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A contender was scored on a split."""
+
+    name: str
+    split: str
+    scores: Scores
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialDone:
+    """A trial finished; `value` None: it failed. `best` is the best feasible value so far."""
+
+    number: int
+    value: float | None
+    best: float | None
+    seconds: float
+    params: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Bytes of the winner written."""
+
+    nbytes: int
+
+
+Event = Phase | Notice | Scored | TrialDone | Written
+Listener = Callable[[Event], None]
+
+
+def nobody(event: Event) -> None:
+    """A listener that does not listen."""
+    del event

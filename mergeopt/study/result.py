@@ -1,0 +1,115 @@
+"""What a search found, in values: the table of contenders on the report split, and the winner.
+
+`result.json` is this, and every table and report is drawn from it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mergeopt.scoring.base import Scores
+from mergeopt.scoring.objective import Reference, objective, paired
+from mergeopt.scoring.statistics import PairedDifference, interval, mean_stderr, probability_above_zero
+from mergeopt.study.references import Contender, Kind
+
+ACCEPT = 0.9  # probability of being better, on the select items, that a learned merge must reach to be returned
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One contender on one eval of the report split; an interval at 95 %."""
+
+    value: float
+    stderr: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One contender on the report split. `objective`: 0 is the base, 1 the best parent, averaged over evals."""
+
+    name: str
+    kind: Kind
+    objective: float
+    violation: float
+    evals: Mapping[str, Cell]
+    against: PairedDifference | None  # the winner minus this one, in the objective, paired
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of a search.
+
+    `learned`: the winner came from the search; else the best of what was known before is returned. `rival` is the best
+    other eligible contender on the report split, and `gain` the winner minus it.
+    """
+
+    winner: str
+    learned: bool
+    rows: tuple[Row, ...]
+    rival: str | None
+    gain: PairedDifference | None
+    trials: int
+    failed: int
+    seconds: float
+    tokens: int
+    items: Mapping[str, Mapping[str, int]]  # eval -> split -> count
+    search_value: float | None  # what the winner's score on the search items claimed
+    notices: tuple[str, ...]
+
+    def row(self, name: str) -> Row:
+        """The row of one contender."""
+        return next(row for row in self.rows if row.name == name)
+
+    def data(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {"format": 1, **asdict(self)}
+
+
+def choose(
+    finalists: Sequence[tuple[Contender, Scores]], known: Sequence[tuple[Contender, Scores]], reference: Reference
+) -> Contender:
+    """The winner on the select split.
+
+    The best finalist, if with probability `ACCEPT` it beats the best of what was known before; else that. Feasible
+    before infeasible, then less violation, then value.
+    """
+
+    def standing(pair: tuple[Contender, Scores]) -> tuple[float, float]:
+        found = objective(pair[1], reference)
+        return -found.violation, found.value
+
+    best_known = max(known, key=standing)
+    if not finalists:
+        return best_known[0]
+    best = max(finalists, key=standing)
+    violations = objective(best[1], reference).violation, objective(best_known[1], reference).violation
+    if violations[0] != violations[1]:
+        return best[0] if violations[0] < violations[1] else best_known[0]
+    better = probability_above_zero(paired(best[1], best_known[1], reference))
+    return best[0] if better >= ACCEPT else best_known[0]
+
+
+def report_rows(scored: Sequence[tuple[Contender, Scores]], winner: Contender, reference: Reference) -> tuple[Row, ...]:
+    """The table: every contender on the report split, and the winner's paired difference to it."""
+    won = next(scores for contender, scores in scored if contender.name == winner.name)
+    rows = []
+    for contender, scores in scored:
+        found = objective(scores, reference)
+        cells = {}
+        for score in scores:
+            low, high = interval(score.items)
+            cells[score.name] = Cell(score.value, mean_stderr(score.items)[1], low, high)
+        against = None if contender.name == winner.name else paired(won, scores, reference)
+        rows.append(Row(contender.name, contender.kind, found.value, found.violation, cells, against))
+    return tuple(rows)
+
+
+def rival_of(rows: Sequence[Row], winner: Contender) -> Row | None:
+    """The best feasible contender beside the winner that a user could have had without searching.
+
+    Chosen on the report items themselves, so the gain over it is an understatement.
+    """
+    others = [row for row in rows if row.name != winner.name and row.kind in ("base", "parent", "fixed", "start")]
+    return max(others, key=lambda row: (-row.violation, row.objective), default=None)

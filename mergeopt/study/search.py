@@ -1,0 +1,370 @@
+"""A search from file to winner: references, trials, finalists, report.
+
+`prepare_search` reads and checks everything without touching weights; `run_search` does the work. Each phase leaves its
+facts in the record, so a study can be stopped anywhere and resumed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mergeopt.errors import InputError
+from mergeopt.files import find_file
+from mergeopt.merge.folder import Prepared, prepare
+from mergeopt.merge.plan import lay_out, unmatched_filters
+from mergeopt.merge.sources import Checkpoints, facts, open_models
+from mergeopt.methods import SCHEMAS
+from mergeopt.optimizers import create
+from mergeopt.recipe.document import Document, read_document
+from mergeopt.recipe.read import read_recipe
+from mergeopt.recipe.recipe import ModelRef, Recipe
+from mergeopt.recipe.shape import Shape
+from mergeopt.scoring.base import EvalInfo, EvalScore, Scores, Split
+from mergeopt.scoring.objective import Reference
+from mergeopt.scoring.statistics import detectable
+from mergeopt.scoring.suite import Suite
+from mergeopt.space.space import Space, parse_space
+from mergeopt.study.events import Listener, Notice, Phase, Scored
+from mergeopt.study.loop import Budget, Loop, Point
+from mergeopt.study.record import StudyRecord, Trial
+from mergeopt.study.references import Contender, fixed, parents
+from mergeopt.study.result import Result, choose, report_rows, rival_of
+from mergeopt.study.searchfile import SearchFile
+from mergeopt.study.tokenizer import load_tokenizer
+from mergeopt.study.workbench import FAILURES, Compute, Workbench
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """A search, read and checked; no weights read."""
+
+    file: SearchFile
+    space: Space
+    recipe: Recipe  # the first branch at its init: names the models
+    checkpoints: Checkpoints
+    contenders: tuple[Contender, ...]
+    suite: Suite
+    near: Path | None
+    notices: tuple[str, ...]
+
+    def recipe_at(self, branch: int, point: Sequence[float]) -> Recipe:
+        """The plain recipe of a point."""
+        data = {"seed": self.file.optimize.seed} | self.space.branches[branch].recipe(point)
+        return read_recipe(Document(data, self.file.recipe.source), SCHEMAS).recipe
+
+    def detectable(self) -> float:
+        """The smallest difference in the mean of the evals' 0/1 scores that the report items show with power 0.8."""
+        terms = [info for info in self.suite.evals if not info.entry.is_constraint]
+        per_eval = [detectable(info.count("report")) for info in terms]
+        return float(np.sqrt(np.sum(np.square(per_eval))) / len(terms))
+
+
+def prepare_search(
+    file: SearchFile, near: Path | None, *, trust_eval_code: bool = False, allow_benchmark: bool = False
+) -> SearchJob:
+    """Opens models by their headers, parses the space, plans every branch, divides the items.
+
+    Args:
+        file: From `read_search_file`.
+        near: The search file's folder: paths are looked up there after the working folder.
+        trust_eval_code: Allow evals to run local code.
+        allow_benchmark: Allow searching on a benchmark's test split.
+
+    Raises:
+        InputError: anything that would make the search fail later.
+    """
+    if file.optimize.method == "gradient" or not file.optimize.portable:
+        raise InputError(
+            "learning by gradient is not available yet", where="optimize", remedy="use method: auto and portable: true"
+        )
+    opened: dict[ModelRef, Any] = {}
+
+    def shape_of(ref: ModelRef) -> Shape:
+        if ref not in opened:
+            opened.update(open_models([ref], near))
+        shape: Shape = opened[ref].shape
+        return shape
+
+    space = parse_space(file.recipe, schemas=SCHEMAS, shape_of=shape_of)
+    notices = [*file.notices, *space.notices]
+    recipes = []
+    for branch in space.branches:
+        reading = read_recipe(Document(branch.recipe(branch.init), file.recipe.source, file.recipe.lines), SCHEMAS)
+        if reading.notices:  # in a search file nothing may be said in vain
+            raise InputError(reading.notices[0].removeprefix(f"{file.recipe.source}: "), where=file.recipe.source)
+        recipes.append(reading.recipe)
+        for ref in reading.recipe.models:
+            shape_of(ref)
+        layout = lay_out(reading.recipe, facts(opened), SCHEMAS[reading.recipe.method])
+        for problem in unmatched_filters(layout, reading.recipe):
+            raise InputError(problem, where=file.recipe.source, remedy="`mergeopt explain` lists the tensors")
+    listed = _listed(file, near)
+    opened.update(open_models([r for c in listed for r in c.recipe.models if r not in opened], near))
+    contenders, left = _contenders(recipes[0], listed, opened)
+    suite = Suite.build(
+        file.objective,
+        tokenizer=load_tokenizer(opened[recipes[0].donor].folder),
+        near=near,
+        shares=file.optimize.splits.shares,
+        seed=file.optimize.seed,
+        trust_eval_code=trust_eval_code,
+        allow_benchmark=allow_benchmark,
+    )
+    notices += [*left, *suite.notices]
+    return SearchJob(file, space, recipes[0], opened, contenders, suite, near, tuple(dict.fromkeys(notices)))
+
+
+def layers_near(near: Path | None) -> Callable[[ModelRef], int]:
+    """Counts a model's layers, from its headers."""
+    return lambda ref: open_models([ref], near)[ref].shape.layers
+
+
+def _listed(file: SearchFile, near: Path | None) -> list[Contender]:
+    """The recipes of `start` and `compare`, published habits and all."""
+    found = []
+    kinds = [("start", name) for name in file.optimize.start] + [("compare", name) for name in file.optimize.compare]
+    for kind, name in kinds:
+        path = find_file(name, near, "search_spaces")
+        reading = read_recipe(read_document(path), SCHEMAS)
+        found.append(Contender(path.stem, "start" if kind == "start" else "compare", reading.recipe))
+    return found
+
+
+def _contenders(
+    recipe: Recipe, listed: Sequence[Contender], checkpoints: Checkpoints
+) -> tuple[tuple[Contender, ...], list[str]]:
+    """Parents, fixed and listed recipes that can be made from these models; what cannot, in words."""
+    found: list[Contender] = []
+    left = []
+    known = facts(checkpoints)
+    for contender in [*parents(recipe), *fixed(recipe), *listed]:
+        try:
+            lay_out(contender.recipe, known, SCHEMAS[contender.recipe.method])
+        except InputError as error:
+            if contender.kind in ("start", "compare"):
+                raise
+            left.append(f"{contender.name!r} is not in the comparison: {error}")
+        else:
+            taken = {c.name for c in found}
+            name = contender.name if contender.name not in taken else f"{contender.name} ({contender.kind})"
+            found.append(Contender(name, contender.kind, contender.recipe))
+    return tuple(found), left
+
+
+@dataclass(frozen=True)
+class Found:
+    """What `run_search` gives: the result, and the winner ready to be written."""
+
+    result: Result
+    winner: Contender
+    prepared: Prepared
+
+
+def run_search(job: SearchJob, record: StudyRecord, compute: Compute, listener: Listener) -> Found:
+    """Runs or resumes the study.
+
+    Args:
+        job: From `prepare_search`.
+        record: New or resumed.
+        compute: Device, dtype and batch size.
+        listener: Told what happens.
+
+    Raises:
+        MergeoptError: base or every parent fails to score (NaN), or the record is of another study.
+    """
+    for text in job.notices:
+        listener(Notice(text))
+    study = _Study(job, record, Workbench(job.checkpoints, job.suite, compute), listener)
+    reference = study.reference()
+    trials = study.search(reference)
+    winner = study.select(trials, reference)
+    result = study.report(winner, trials, reference)
+    return Found(result, winner, prepare(winner.recipe, job.checkpoints))
+
+
+class _Study:
+    """The phases, over one workbench."""
+
+    def __init__(self, job: SearchJob, record: StudyRecord, bench: Workbench, listener: Listener) -> None:
+        self.job, self.record, self.bench, self.listener = job, record, bench, listener
+        self.forced: frozenset[str] = frozenset()
+
+    def reference(self) -> Reference:
+        """Scores every contender on the search items, and finds which evals may be judged by teacher forcing."""
+        self.listener(Phase("references", len(self.job.contenders)))
+        self.forced = self._forced()
+        scored = {c.name: self._score(c, "search", self.forced) for c in self.job.contenders}
+        by_kind = {
+            kind: {c.name: s for c in self.job.contenders if c.kind == kind and (s := scored[c.name]) is not None}
+            for kind in ("base", "parent")
+        }
+        uniform = scored.get("uniform")
+        base = next(iter(by_kind["base"].values()), uniform)
+        if base is None or not by_kind["parent"]:
+            raise InputError(
+                "neither base nor parents give finite scores", remedy="check the models with `mergeopt eval`"
+            )
+        return Reference(self.job.suite.evals, base, by_kind["parent"], uniform)
+
+    def _forced(self) -> frozenset[str]:
+        """Evals that one teacher-forced pass judges, for base and every parent, item by item, as generating does."""
+        kept = self.record.notes("forced")
+        if kept:
+            return frozenset(kept[-1]["evals"])
+        agreed: dict[str, bool] = {}
+        for contender in self.job.contenders:
+            if contender.kind in ("base", "parent"):
+                try:
+                    found = self.bench.forcing_agrees(contender.recipe, "search")
+                except FAILURES:
+                    continue
+                agreed = {name: ok and agreed.get(name, True) for name, ok in found.items()}
+        forced = frozenset(name for name, ok in agreed.items() if ok)
+        self.record.note("forced", {"evals": sorted(forced)})
+        return forced
+
+    def search(self, reference: Reference) -> list[Trial]:
+        """The trials."""
+        options = self.job.file.optimize
+        self.listener(Phase("search", options.trials))
+        branches = self.job.space.branches
+        optimizer = create(
+            options.method,
+            [branch.dimensions for branch in branches],
+            seed=options.seed,
+            trials=options.most_trials,
+            batch=options.batch,
+        )
+        loop = Loop(
+            optimizer, branches, self._measure, reference, self.record, batch=options.batch, listener=self.listener
+        )
+        trials = loop.run(Budget(options.most_trials, options.tokens, options.time))
+        self.consensus = optimizer.consensus() if trials else None
+        return trials
+
+    def _measure(self, branch: int, point: Point) -> Scores | None:
+        try:
+            return self.bench.measure(self.job.recipe_at(branch, point), "search", forced=self.forced)
+        except FAILURES:
+            return None
+
+    def select(self, trials: Sequence[Trial], reference: Reference) -> Contender:
+        """Scores the finalists and everything known on the select items, and chooses."""
+        finalists = self._finalists(trials)
+        known = [c for c in self.job.contenders if c.eligible]
+        self.listener(Phase("select", len(finalists) + len(known)))
+        first = [(c, s) for c in finalists if (s := self._score(c, "select")) is not None]
+        second = [(c, s) for c in known if (s := self._score(c, "select")) is not None]
+        winner = choose(first, second, reference)
+        if winner.kind != "learned":
+            self.listener(Notice(f"no finalist beats {winner.name!r} on the select items: it is what is returned"))
+        return winner
+
+    def _finalists(self, trials: Sequence[Trial]) -> list[Contender]:
+        """The best distinct trials on the search items, and where the optimizer believes the optimum to be."""
+        names = [branch.name for branch in self.job.space.branches]
+        complete = [t for t in trials if t.value is not None]
+        ranked = sorted(complete, key=lambda t: (-t.violation, t.value or 0.0), reverse=True)
+        points: dict[tuple[int, Point], str] = {}
+        for trial in ranked:
+            branch = names.index(trial.branch)
+            point = tuple(trial.params[d.name] for d in self.job.space.branches[branch].dimensions)
+            points.setdefault((branch, point), f"trial {trial.number}")
+            if len(points) == self.job.file.optimize.finalists:
+                break
+        if self.consensus is not None:
+            branch, centre = self.consensus
+            points.setdefault((branch, self.job.space.branches[branch].rounded(centre)), "consensus")
+        return [Contender(n, "learned", self.job.recipe_at(b, p)) for (b, p), n in points.items()]
+
+    def report(self, winner: Contender, trials: Sequence[Trial], reference: Reference) -> Result:
+        """The final table, on items that nothing so far has seen."""
+        others = [c for c in self.job.contenders if c.name != winner.name]
+        self.listener(Phase("report", len(others) + 1))
+        readings = len(self.record.notes("report"))
+        self.record.note("report", {"reading": readings + 1})
+        scored = [(c, s) for c in [winner, *others] if (s := self._score(c, "report")) is not None]
+        rows = report_rows(scored, winner, reference)
+        rival = rival_of(rows, winner)
+        notices = list(self.job.notices)
+        if readings:
+            notices.append(f"the report items were read {readings + 1} times: they are no longer fresh")
+        claimed = next((t.value for t in trials if winner.name == f"trial {t.number}"), None)
+        return Result(
+            winner=winner.name,
+            learned=winner.kind == "learned",
+            rows=rows,
+            rival=rival.name if rival else None,
+            gain=rival.against if rival else None,
+            trials=len(trials),
+            failed=sum(trial.state == "failed" for trial in trials),
+            seconds=sum(trial.seconds for trial in trials),
+            tokens=sum(trial.tokens for trial in trials),
+            items={
+                info.name: {split: info.count(split) for split in ("search", "select", "report")}
+                for info in self.job.suite.evals
+            },
+            search_value=claimed,
+            notices=tuple(notices),
+        )
+
+    def _score(self, contender: Contender, split: Split, forced: frozenset[str] = frozenset()) -> Scores | None:
+        """Scores a contender once; a resumed study finds it in the record. None: NaN or infinity."""
+        kept = next((n for n in self.record.notes("score") if (n["name"], n["split"]) == (contender.name, split)), None)
+        if kept is not None:
+            scores = _thawed(kept, self.job.suite.evals)
+        else:
+            try:
+                scores = self.bench.measure(contender.recipe, split, forced=forced)
+            except FAILURES as error:
+                self.listener(Notice(f"{contender.name!r} cannot be scored: {error}"))
+                return None
+            self.record.note("score", _frozen(contender.name, scores))
+        self.listener(Scored(contender.name, split, scores))
+        return scores
+
+
+def _frozen(name: str, scores: Scores) -> dict[str, Any]:
+    evals = {score.name: {"value": score.value, "items": score.items.tolist()} for score in scores}
+    return {"name": name, "split": scores.split, "tokens": scores.tokens, "evals": evals}
+
+
+def _thawed(note: Mapping[str, Any], infos: Sequence[EvalInfo]) -> Scores:
+    evals = {}
+    for info in infos:
+        kept = note["evals"][info.name]
+        items = np.array(kept["items"], dtype=np.float64)
+        evals[info.name] = EvalScore(info.name, info.metric, kept["value"], items, info.higher_is_better)
+    return Scores(note["split"], evals, note["tokens"])
+
+
+def open_record(job: SearchJob, folder: Path, *, resume: bool) -> StudyRecord:
+    """A new record in `folder`, or the one to go on with.
+
+    Raises:
+        InputError: nothing to resume, or a study of something else.
+    """
+    space = {branch.name: branch.dimensions for branch in job.space.branches}
+    opener = StudyRecord.resume if resume else StudyRecord.create
+    return opener(folder, space=space, identity=identity(job), storage=job.file.optimize.storage)
+
+
+def identity(job: SearchJob) -> dict[str, Any]:
+    """What makes a study this one: recipe, objective, options, models and items. Budgets may grow on resuming."""
+    options = job.file.optimize.model_dump(mode="json", exclude={"trials", "tokens", "time", "storage", "finalists"})
+    return {
+        "recipe": job.file.recipe.data,
+        "objective": [entry.model_dump(mode="json") for entry in job.file.objective],
+        "optimize": options,
+        "models": {str(ref): [[f.name, f.stat().st_size] for f in c.files] for ref, c in job.checkpoints.items()},
+        "items": {info.name: {s: len(h) and _digest(h) for s, h in info.hashes.items()} for info in job.suite.evals},
+    }
+
+
+def _digest(hashes: Sequence[str]) -> str:
+    import hashlib
+
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]

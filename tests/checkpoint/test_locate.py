@@ -1,0 +1,116 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from mergeopt.checkpoint.locate import locate_model
+from mergeopt.errors import InputError
+from mergeopt.recipe.recipe import ModelRef
+
+
+class Hub:
+    """Stands for snapshot_download: `cached` and `online` are what it gives without and with the network."""
+
+    def __init__(self, cached: Path | None = None, online: Path | None = None) -> None:
+        self.folders = {True: cached, False: online}
+        self.asked: list[tuple[str, str | None, bool]] = []
+
+    def __call__(self, repo: str, *, revision: str | None, allow_patterns: Any, local_files_only: bool) -> str:
+        self.asked.append((repo, revision, local_files_only))
+        folder = self.folders[local_files_only]
+        if folder is None:
+            raise LocalEntryNotFoundError("not there\nsecond line")
+        return str(folder)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    hub = Hub()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub)
+    return hub
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, beside the recipe's."""
+    for name in ("work", "recipes"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def test_the_working_folder_then_the_recipes(work: Path, tmp_path: Path) -> None:
+    near = tmp_path / "recipes"
+    (near / "zoo" / "sort").mkdir(parents=True)
+    assert locate_model(ModelRef("zoo/sort"), near) == near / "zoo" / "sort"
+
+    (work / "zoo" / "base").mkdir(parents=True)
+    assert locate_model(ModelRef("zoo/base"), near) == work / "zoo" / "base"
+    assert locate_model(ModelRef("../recipes/zoo/sort"), near) == work / "../recipes/zoo/sort"
+    assert locate_model(ModelRef(str(near / "zoo")), None) == near / "zoo"
+
+
+def test_two_different_folders_are_ambiguous_and_one_twice_is_not(work: Path, tmp_path: Path) -> None:
+    near = tmp_path / "recipes"
+    (work / "m").mkdir()
+    (near / "m").symlink_to(work / "m")
+    assert locate_model(ModelRef("m"), near) == work / "m"
+    assert locate_model(ModelRef("m"), work) == work / "m"
+
+    (near / "m").unlink()
+    (near / "m").mkdir()
+    with pytest.raises(InputError, match=r"'m' is ambiguous: .*work/m and .*recipes/m; write an absolute path"):
+        locate_model(ModelRef("m"), near)
+
+
+@pytest.mark.parametrize("path", ["./zoo/srot", "../work/zoo/srot", "zoo/a/srot", "~/no such", "a--b"])
+def test_what_cannot_be_a_repository_never_asks_the_hub(hub: Hub, work: Path, path: str) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        locate_model(ModelRef(path))
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/m", "a" * 5000])
+def test_paths_that_cannot_be_looked_up(path: str) -> None:
+    with pytest.raises(InputError, match="cannot be looked up"):
+        locate_model(ModelRef(path))
+
+
+def test_close_names_are_offered(hub: Hub, work: Path) -> None:
+    (work / "zoo" / "sort").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"no such folder: './zoo/srot'; did you mean 'sort'"):
+        locate_model(ModelRef("./zoo/srot"))
+    with pytest.raises(InputError, match=r"zoo/srot is not on disk; did you mean 'sort'\? Otherwise"):
+        locate_model(ModelRef("zoo/srot"))
+
+
+def test_a_file_and_a_revision_of_a_folder(work: Path) -> None:
+    (work / "m").touch()
+    with pytest.raises(InputError, match="'m' is a file"):
+        locate_model(ModelRef("m"))
+    (work / "d").mkdir()
+    with pytest.raises(InputError, match="'d' is a local folder and has no revision 'main'"):
+        locate_model(ModelRef("d", revision="main"))
+
+
+def test_the_cache_serves_without_the_network(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "cached").mkdir()
+    (tmp_path / "cached" / "model.safetensors").touch()
+    hub.folders[True] = tmp_path / "cached"
+    assert locate_model(ModelRef("org/m", revision="v1")) == tmp_path / "cached"
+    assert hub.asked == [("org/m", "v1", True)]
+
+
+def test_a_cache_without_weights_is_completed(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "cached").mkdir()
+    hub.folders = {True: tmp_path / "cached", False: tmp_path / "online"}
+    assert locate_model(ModelRef("org/m")) == tmp_path / "online"
+
+
+def test_offline_is_one_line_with_the_command(hub: Hub) -> None:
+    with pytest.raises(InputError) as caught:
+        locate_model(ModelRef("org/m", revision="v1"))
+    assert str(caught.value) == (
+        "org/m@v1 is not on disk; give a local path, or run `hf download org/m --revision v1` on a connected machine"
+    )

@@ -1,0 +1,90 @@
+"""Small models, made in a few milliseconds: every test that needs weights on disk starts here."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+Weights = dict[str, Tensor]
+SMALL = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 32,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+
+
+def llama_weights(layers: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32, *, head: bool = True) -> Weights:
+    """Random weights under a Llama's names; no two norm weights are equal."""
+    random = torch.Generator().manual_seed(seed)
+    hidden, inner, vocab = 16, 24, 32
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random).to(dtype)
+
+    weights = {"model.embed_tokens.weight": draw(vocab, hidden)}
+    for layer in range(layers):
+        place = f"model.layers.{layer}"
+        weights |= {f"{place}.self_attn.{x}_proj.weight": draw(hidden, hidden) for x in "qkvo"}
+        weights |= {f"{place}.mlp.{x}_proj.weight": draw(inner, hidden) for x in ("gate", "up")}
+        weights[f"{place}.mlp.down_proj.weight"] = draw(hidden, inner)
+        weights |= {f"{place}.{x}_layernorm.weight": draw(hidden) for x in ("input", "post_attention")}
+    weights["model.norm.weight"] = draw(hidden)
+    return weights | ({"lm_head.weight": draw(vocab, hidden)} if head else {})
+
+
+def write_model(folder: Path, weights: Mapping[str, Tensor], *, shards: int = 1, **config: Any) -> Path:
+    """A model folder of `weights`; `config` is laid over a small Llama's, with the number of layers found."""
+    folder.mkdir(parents=True)
+    layers = {name.split(".")[2] for name in weights if name.startswith("model.layers.")}
+    fields = SMALL | {"num_hidden_layers": len(layers)} | config
+    (folder / "config.json").write_text(json.dumps(fields))
+    names = list(weights)
+    if shards == 1:
+        save_file(dict(weights), folder / "model.safetensors")
+        return folder
+    weight_map = {}
+    for number in range(shards):
+        file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
+        save_file({name: weights[name] for name in names[number::shards]}, folder / file)
+        weight_map |= dict.fromkeys(names[number::shards], file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder
+
+
+def read_weights(folder: Path) -> Weights:
+    """Every tensor of a model folder, by safetensors itself."""
+    return {name: t for file in sorted(folder.glob("*.safetensors")) for name, t in load_file(file).items()}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tests share their machine: torch's threads would wait for one another. Those about threads set their own."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, holding `base` and two fine-tunes of it, `a` and `b`: Llamas of two layers."""
+    base = llama_weights()
+    write_model(tmp_path / "base", base)
+    for seed, name in enumerate("ab", 1):
+        noise = llama_weights(seed=seed)
+        write_model(tmp_path / name, {k: t + 0.1 * noise[k] for k, t in base.items()})
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

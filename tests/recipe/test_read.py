@@ -1,0 +1,257 @@
+"""Every mistake gives one line with file, line, key and remedy; what is said in vain is named; the rest is read."""
+
+import pytest
+
+from mergeopt.recipe.recipe import ModelRef
+from mergeopt.recipe.settings import Entry
+from tests.recipe.conftest import reading, refusal
+
+TIES = """\
+merge_method: ties
+base_model: base
+models:
+  - model: a
+    parameters: {weight: 0.5, density: 0.6}
+  - model: b
+    parameters: {weight: 0.5}
+dtype: bfloat16
+"""
+STACK = """\
+merge_method: passthrough
+slices:
+  - sources: [{model: a, layer_range: [0, 2]}]
+  - sources: [{model: a, layer_range: [1, 3]}]
+"""
+
+
+def test_a_recipe():
+    recipe = reading(TIES).recipe
+    assert recipe.method == "ties" and recipe.base == ModelRef("base") and recipe.dtype == "bfloat16"
+    assert [str(s.model) for s in recipe.slices[0].sources] == ["a", "b"]
+    assert recipe.slices[0].sources[0].parameters["density"] == (Entry(None, (0.6,)),)
+    assert recipe.whole_models and [str(m) for m in recipe.models] == ["a", "b", "base"]
+    assert reading(TIES).notices == ()
+
+
+def test_slices():
+    recipe = reading(STACK).recipe
+    assert [s.sources[0].layer_range for s in recipe.slices] == [(0, 2), (1, 3)]
+    assert not recipe.whole_models and recipe.donor == ModelRef("a")
+
+
+@pytest.mark.parametrize(
+    "old, new, parts",
+    [
+        ("ties", "tise", ("r.yml:1 merge_method", "unknown method 'tise'", "did you mean 'ties'")),
+        ("merge_method", "merge_methd", ("r.yml:1", "no merge_method", "instead of 'merge_methd'")),
+        ("base_model: base\n", "", ("r.yml", "ties needs base_model")),
+        ("{weight: 0.5}", "{weight: half}", ("r.yml:7 models[1].parameters.weight", "'half' is not a number")),
+        ("{weight: 0.5}", "{density: 1}", ("r.yml:3 models", "ties needs 'weight' for 'b'", "weight: 0.5")),
+        ("model: b", "modle: b", ("r.yml:6", "'model' is missing", "'modle'")),
+        ("- model: b\n    parameters: {weight: 0.5}", "- b", ("r.yml:6 models[1]", "write - model: b")),
+        ("model: b", "model: a", ("r.yml:3 models", "'a' is listed twice")),
+        ("bfloat16", "bf16", ("r.yml:8 dtype", "unknown dtype 'bf16'", "did you mean 'bfloat16'")),
+        ("bfloat16", "bfloat", ("r.yml:8 dtype", "did you mean 'bfloat16'")),
+        ("bfloat16", "bfloat16`", ("r.yml:8 dtype", "did you mean 'bfloat16'")),
+        ("models:", "modles:", ("r.yml", "names no models", "models: and slices:")),
+        ("model: b", "model: b@1@2", ("r.yml:6 models[1].model", "more than one @")),
+        ("model: b", "model: b+c+d", ("r.yml:6 models[1].model", "more than one +")),
+        ("model: b", "model: ''", ("r.yml:6 models[1].model", "is not a model")),
+        ("model: b", "model: {MODEL}", ("r.yml:6 models[1].model", "is not a model")),
+        ("density: 0.6}", "density: {filter: mlp}}", ("r.yml:5 models[0].parameters.density", "has no value")),
+        ("dtype: bfloat16", "tokenizer: {tokens: {x: {}}}", ("r.yml:8 tokenizer", "tokenizer_source: base")),
+        ("dtype: bfloat16", "slices: [{sources: [{model: a, layer_range: [0, 1]}]}]", ("both models and slices",)),
+        ("dtype: bfloat16", "seed: -1", ("r.yml:8 seed", "greater than or equal to 0")),
+        ("dtype: bfloat16", "parameters: [1]", ("r.yml:8 parameters", "mapping")),
+        ("dtype: bfloat16", "dtype: [1]", ("r.yml:8 dtype", "string")),
+    ],
+)
+def test_mistakes(old: str, new: str, parts: tuple[str, ...]):
+    assert old in TIES
+    line = refusal(TIES.replace(old, new, 1) if old != "model: b" else TIES.replace("model: b\n", new + "\n"))
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    "old, new, parts",
+    [
+        ("[1, 3]", "[3, 1]", ("r.yml:4 slices[1].sources[0].layer_range", "holds no layer")),
+        ("[1, 3]", "[1]", ("r.yml:4 slices[1].sources[0].layer_range", "")),
+        ("[1, 3]", "[a, b]", ("r.yml:4 slices[1].sources[0].layer_range", "integer")),
+        (", layer_range: [1, 3]", "", ("r.yml:4 slices[1].sources[0]", "'layer_range' is missing")),
+        ("{model: a, layer_range: [1, 3]}", "", ("r.yml:4 slices[1].sources", "at least 1 item")),
+        (
+            "[1, 3]}",
+            "[1, 3]}, {model: b, layer_range: [1, 3]}",
+            ("r.yml:2 slices", "passthrough takes 1 models, given 2"),
+        ),
+    ],
+)
+def test_mistakes_in_slices(old: str, new: str, parts: tuple[str, ...]):
+    line = refusal(STACK.replace(old, new))
+    for part in parts:
+        assert part in line
+
+
+def test_sources_of_a_slice_give_the_same_number_of_layers():
+    text = """\
+    merge_method: linear
+    parameters: {weight: 1}
+    slices:
+      - sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [0, 3]}]
+    """
+    assert "r.yml:4 slices[0].sources: sources give 2 and 3 layers" in refusal(text)
+    (notice,) = reading(text.replace("[0, 3]", "[1, 3]")).notices
+    assert "layer ranges differ" in notice
+
+
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("base_model: a\ngate_mode: hidden\nexperts: []\n", "mergekit-moe"),
+        ("genome: {}\ntasks: []\n", "mergekit-evolve"),
+        ("method: slerp\nmodels: [a, b]\n", "mlx-lm"),
+        ("- a\n- b\n", "is a list, not a recipe"),
+        ("hello\n", "is a piece of text, not a recipe"),
+        ("3\n", "is a number, not a recipe"),
+    ],
+)
+def test_other_dialects_are_recognised(text: str, word: str):
+    assert word in refusal(text)
+
+
+@pytest.mark.parametrize(
+    "extra, parts",
+    [
+        ("dype: float32", ("r.yml:9 dype", "unknown key 'dype'", "did you mean 'dtype'")),
+        ("tokenzer_source: union", ("r.yml:9", "did you mean 'tokenizer_source'")),
+        ("normalize: true", ("r.yml:9 normalize", "belongs under parameters:")),
+        ("int8_mask: true", ("r.yml:9 int8_mask", "belongs under parameters:")),
+        ("t: 0.5", ("r.yml:9 t", "has no effect")),
+        ("parameters: {dtype: float32}", ("r.yml:9 parameters.dtype", "belongs at the top level")),
+        ("parameters: {t: 0.5}", ("r.yml:9 parameters.t", "ties does not read 't' (it belongs to slerp)")),
+        ("parameters: {wieght: 0.5}", ("r.yml:9 parameters.wieght", "did you mean 'weight'")),
+        ("parameters: {Density: 0.5}", ("r.yml:9 parameters.Density", "did you mean 'density'")),
+    ],
+)
+def test_what_is_said_in_vain_is_named(extra: str, parts: tuple[str, ...]):
+    (notice,) = reading(TIES + extra + "\n").notices
+    for part in parts:
+        assert part in notice
+
+
+@pytest.mark.parametrize(
+    "key, parts",
+    [
+        ("revision: main", ("r.yml:7 models[1].revision", "write model: name@revision")),
+        ("density: 0.5", ("r.yml:7 models[1].density", "belongs under parameters:")),
+        ("merge_method: slerp", ("r.yml:7 models[1].merge_method", "belongs at the top level")),
+    ],
+)
+def test_keys_beside_a_model(key: str, parts: tuple[str, ...]):
+    (notice,) = reading(TIES.replace("  - model: b\n", f"  - model: b\n    {key}\n")).notices
+    for part in parts:
+        assert part in notice
+
+
+def test_a_merge_parameter_beside_one_model_is_named_and_has_no_effect():
+    found = reading(TIES.replace("{weight: 0.5}", "{weight: 0.5, normalize: false}"))
+    assert "reads 'normalize' for the whole merge" in found.notices[0]
+    assert "normalize" not in found.recipe.slices[0].sources[1].parameters
+
+
+def test_int8_mask_changes_nothing_and_is_not_mentioned():
+    assert reading(TIES + "parameters: {int8_mask: true}\n").notices == ()
+
+
+def test_duplicate_keys_reach_the_reader():
+    assert "given twice" in reading(TIES + "dtype: float32\n").notices[0]
+
+
+@pytest.mark.parametrize("empty", ["parameters:", "parameters: {}", "parameters: {lambda: }", "tokenizer: {}"])
+def test_empty_parts_are_no_mistake(empty: str):
+    assert reading(TIES + empty + "\n").notices == ()
+
+
+def test_tokenizer_without_rules_is_union():
+    assert reading(TIES + "tokenizer: {}\n").recipe.tokenizer_source == "union"
+    assert reading(TIES + "tokenizer: {source: base}\n").recipe.tokenizer_source == "base"
+
+
+def test_two_words_on_the_tokenizer_are_refused():
+    assert "both tokenizer and tokenizer_source" in refusal(TIES + "tokenizer: {}\ntokenizer_source: base\n")
+
+
+def test_a_base_counts_as_one_more_source_where_there_are_no_deltas():
+    text = "merge_method: linear\nbase_model: c\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n"
+    assert [str(s.model) for s in reading(text).recipe.slices[0].sources] == ["a", "b", "c"]
+    listed = text.replace("base_model: c", "base_model: a")
+    assert [str(s.model) for s in reading(listed).recipe.slices[0].sources] == ["a", "b"]
+    assert "'weight' for 'c'" in refusal(
+        "merge_method: linear\nbase_model: c\nmodels: [{model: a, parameters: {weight: 1}}]\n"
+    )
+
+
+def test_the_base_needs_no_weight_where_deltas_are_taken_from_it():
+    listed = TIES.replace("models:\n", "models:\n  - model: base\n")
+    assert reading(listed).notices == ()
+
+
+def test_slices_of_a_delta_method_list_the_base():
+    text = """\
+    merge_method: task_arithmetic
+    base_model: base
+    parameters: {weight: 1}
+    slices: [{sources: [{model: a, layer_range: [0, 2]}]}]
+    """
+    assert "finds base_model 'base' in no source" in refusal(text)
+
+
+def test_slerp_joins_two():
+    text = "merge_method: slerp\nbase_model: a\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.5}\n"
+    assert reading(text).notices == ()
+    assert reading(text.replace("{model: a}, ", "")).notices == ()
+    assert "base_model and one other" in refusal(text.replace("base_model: a", "base_model: c"))
+    assert "slerp needs 't'" in refusal(text.replace("parameters: {t: 0.5}", "parameters:"))
+
+
+def test_model_references():
+    text = "merge_method: passthrough\nmodels: [{model: MODEL}]\n"
+
+    def ref(model: str) -> ModelRef:
+        return reading(text.replace("MODEL", model)).recipe.slices[0].sources[0].model
+
+    assert ref("org/name@rev+org/lora") == ModelRef("org/name", "rev", "org/lora")
+    assert ref("'  with space '") == ModelRef("with space")
+    assert ref("{model: {path: 'a+b', revision: v1}}") == ModelRef("a+b", "v1")
+    assert ref("{model: {path: a}, lora: {path: l}}") == ModelRef("a", None, "l")
+
+
+MODULES = """\
+merge_method: ties
+base_model: base
+modules:
+  default:
+    models:
+      - model: a
+        parameters: {weight: 0.5}
+      - model: b
+        parameters: {weight: half}
+    parameters: {density: [{filter: mlp, value: 0.3}]}
+parameters: {density: 0.6, lambda: 0.9}
+"""
+
+
+def test_one_module_is_read_as_if_its_content_stood_at_the_top():
+    recipe = reading(MODULES.replace("half", "0.5")).recipe
+    assert recipe.parameters["density"] == (Entry("mlp", (0.3,)), Entry(None, (0.6,)))
+    assert recipe.parameters["lambda"] == (Entry(None, (0.9,)),)
+    assert [str(m) for m in recipe.models] == ["a", "b", "base"]
+
+
+def test_modules_keep_their_lines_and_several_are_refused():
+    assert refusal(MODULES).startswith("r.yml:9 models[1].parameters.weight")
+    assert "several modules" in refusal(MODULES + "modules: {a: {models: []}, b: {models: []}}\n")
+    assert "is no module" in refusal(MODULES.split("modules:")[0] + "modules: {default: 3}\n")
+    assert "stands at the top level too" in refusal(MODULES.replace("half", "1") + "models: [{model: c}]\n")

@@ -1,0 +1,37 @@
+"""Every search space that ships is a space, and is written as meant."""
+
+from pathlib import Path
+
+import pytest
+
+from mergeopt.methods import SCHEMAS
+from mergeopt.recipe.document import read_document
+from mergeopt.space.space import parse_space
+from mergeopt.zoo.spec import DEMO
+from tests.space.conftest import assert_written_as_meant, make_shape
+
+FOLDER = Path(__file__).parents[2]
+SPACES = sorted((FOLDER / "search_spaces").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_shipped_space(path: Path) -> None:
+    whole = read_document(path)
+    assert set(whole.data) <= {"recipe", "objective", "optimize", "learn"}
+    shape = make_shape(DEMO.layers)
+    space = parse_space(whole.part("recipe"), schemas=SCHEMAS, shape_of=lambda _: shape)
+    for branch in space.branches:
+        assert branch.dimensions
+        assert_written_as_meant(branch, [(d.low + 2 * d.high) / 3 for d in branch.dimensions], lambda _: shape)
+    assert all("does not read" in notice for notice in space.notices)
+    family = {"base", *(specialist.task for specialist in DEMO.specialists)}
+    models = [whole.data["recipe"]["base_model"], *(model["model"] for model in whole.data["recipe"]["models"])]
+    assert {model.removeprefix("runs/zoo/") for model in models} <= family
+    assert all((FOLDER / entry["eval"]).is_file() for entry in whole.data["objective"])
+
+
+def test_there_are_spaces_and_each_says_when_to_use_it() -> None:
+    assert len(SPACES) >= 6
+    for path in SPACES:
+        head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+        assert 3 <= len(head) <= 7 and "Use it" in " ".join(head), path.name
