@@ -7,7 +7,7 @@ per thread and source, whatever the size of the models.
 
 import queue
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from math import prod
 from threading import Event
@@ -39,30 +39,33 @@ def stream(plan: Plan, checkpoints: Checkpoints, writer: CheckpointWriter, progr
 
         def work() -> None:
             source = FileSource(readers, checkpoints)
-            with torch.inference_mode():
-                while not stopped.is_set():
-                    try:
-                        job = jobs.get_nowait()
-                    except queue.Empty:
-                        return
-                    start = 0
-                    for part in compute(job, method, source, plan.seed):
-                        if stopped.is_set():
-                            return
-                        writer.write(job.tensor, start, part)
-                        start += part.numel()
-                        if progress:
-                            progress(part.nbytes)
+            try:
+                with torch.inference_mode():
+                    while not stopped.is_set():
+                        write(jobs.get_nowait(), source)
+            except queue.Empty:
+                return
+            except BaseException:
+                stopped.set()
+                raise
+
+        def write(job: Job, source: FileSource) -> None:
+            start = 0
+            for part in compute(job, method, source, plan.seed):
+                if stopped.is_set():
+                    return
+                writer.write(job.tensor, start, part)
+                start += part.numel()
+                if progress:
+                    progress(part.nbytes)
 
         with ThreadPoolExecutor(threads, thread_name_prefix="merge") as pool:
             futures = [pool.submit(work) for _ in range(threads)]
             try:
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                wait(futures)
             except BaseException:
                 stopped.set()
                 raise
-            if any(future.exception() for future in done):
-                stopped.set()
         for future in futures:
             future.result()
 

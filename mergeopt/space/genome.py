@@ -111,9 +111,10 @@ class _Translator:
     def _model(self, model: Any, base: Any) -> dict[str, Any]:
         where = self.document.where(("genome", "models"))
         is_base = base is not None and ModelRef.parse(model, where) == ModelRef.parse(base, where)
-        if self.schema.takes_base and is_base:
+        holes = {p.name: self._hole(p) for p in self._searched(per_source=True)}
+        if not holes or (self.schema.takes_base and is_base):
             return {"model": model}
-        return {"model": model, "parameters": {p.name: self._hole(p) for p in self._searched(per_source=True)}}
+        return {"model": model, "parameters": holes}
 
     def _searched(self, *, per_source: bool) -> list[ParameterSchema]:
         """The numbers a genome holds: weights, densities, and what else the method requires."""

@@ -4,7 +4,7 @@ Every value that a search may set is affine in the point: control points stand a
 and layers between two of them take (1−f)·v_i + f·v_{i+1}. The written recipe must say the same; tests hold it to that.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import floor
 from statistics import fmean
@@ -96,31 +96,33 @@ class Meaning:
             return self._of_hole(entry, hole, name, place)
         if not entry.holes:
             return interpolate(entry.values, place.depth)  # type: ignore[arg-type]
-        return _between([item_of(entry, i) for i in range(len(entry.values))], place.depth)
+        return _between(len(entry.values), lambda i: item_of(entry, i), place.depth)
 
     def points(self, entry: Entry, hole: Hole, part: str) -> list[Terms]:
         """The control points of one part of a hole with depth."""
-        count = self.outline.layers if hole.depth == "layers" else hole.depth or 1
-        return [Terms(0.0, ((_variable(entry, hole, part, i), 1.0),)) for i in range(count)]
+        return [_point(entry, hole, part, i) for i in range(self._count(hole))]
 
     def along(self, entry: Entry, hole: Hole, part: str, span: float) -> Terms:
         """The value of one part of a hole with depth, at depth `span` of the output stack."""
-        return _between(self.points(entry, hole, part), span)
+        return _between(self._count(hole), lambda i: _point(entry, hole, part, i), span)
+
+    def _count(self, hole: Hole) -> int:
+        return self.outline.layers if hole.depth == "layers" else hole.depth or 1
 
     def _of_hole(self, entry: Entry, hole: Hole, name: str, place: Place) -> Terms:
         part = part_of(hole.parts, name, place.info)
         if place.span is None:
             if isinstance(hole.outer, Hole):
                 index = None if hole.outer.share else "outer"
-                return Terms(0.0, ((_variable(entry, hole.outer, "", index), 1.0),))
+                return _point(entry, hole.outer, "", index)
             if hole.outer == "each":
-                return Terms(0.0, ((_variable(entry, hole, "", f"outer[{name}]"), 1.0),))
+                return _point(entry, hole, "", f"outer[{name}]")
             if isinstance(hole.outer, float):
                 return Terms(hole.outer)
             if hole.depth is not None:
                 return Terms(middle(hole, entry.start))
         if hole.depth is None or place.span is None:
-            return Terms(0.0, ((_variable(entry, hole, part, None), 1.0),))
+            return _point(entry, hole, part, None)
         return self.along(entry, hole, part, place.span)
 
 
@@ -128,26 +130,25 @@ def item_of(entry: Entry, index: int) -> Terms:
     """One item of a gradient list that holds holes."""
     value = entry.values[index]
     if isinstance(value, Hole):
-        named = None if value.share else index
-        return Terms(0.0, ((_variable(entry, value, "", named), 1.0),))
+        return _point(entry, value, "", None if value.share else index)
     assert isinstance(value, float | int)
     return Terms(float(value))
 
 
-def _variable(entry: Entry, hole: Hole, part: str, index: int | str | None) -> Variable:
-    return Variable(hole.order, part, index, hole, entry.label, entry.start)
+def _point(entry: Entry, hole: Hole, part: str, index: int | str | None) -> Terms:
+    return Terms(0.0, ((Variable(hole.order, part, index, hole, entry.label, entry.start), 1.0),))
 
 
-def _between(points: list[Terms], depth: float) -> Terms:
-    """Linear in depth between points at i/(n−1)."""
-    place = depth * (len(points) - 1)
-    low = min(floor(place), len(points) - 1)
+def _between(count: int, point: Callable[[int], Terms], depth: float) -> Terms:
+    """Linear in depth between `count` points at i/(n−1)."""
+    place = depth * (count - 1)
+    low = min(floor(place), count - 1)
     fraction = place - low
     if fraction == 0:
-        return points[low]
-    a, b = points[low], points[low + 1]
-    slopes = [(v, (1 - fraction) * f) for v, f in a.slopes] + [(v, fraction * f) for v, f in b.slopes]
+        return point(low)
+    a, b = point(low), point(low + 1)
     together: dict[Variable, float] = {}
-    for variable, factor in slopes:
-        together[variable] = together.get(variable, 0.0) + factor
+    for terms, share in ((a, 1 - fraction), (b, fraction)):
+        for variable, factor in terms.slopes:
+            together[variable] = together.get(variable, 0.0) + share * factor
     return Terms((1 - fraction) * a.constant + fraction * b.constant, tuple(together.items()))

@@ -1,5 +1,6 @@
 """A search file's recipe becomes a space: branches of continuous dimensions, each point of them a plain recipe."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from mergeopt.space.entries import Settings
 from mergeopt.space.hole import Choice, Hole
 from mergeopt.space.meaning import Meaning, Terms, Variable
 from mergeopt.space.outline import ShapeOf, outline
+from mergeopt.space.parts import REST
 from mergeopt.space.tree import changed, found, read_tree
 from mergeopt.space.writer import template
 
@@ -151,9 +153,8 @@ class _Branching:
         self.notices.append(f"{self.document.where(route)}: {what} has no effect{case}: {why}")
 
     def _check_names(self, dimensions: tuple[Dimension, ...]) -> None:
-        names = [dimension.name for dimension in dimensions]
-        for name in names:
-            if names.count(name) > 1:
+        for name, count in Counter(dimension.name for dimension in dimensions).items():
+            if count > 1:
                 raise InputError(
                     f"two dimensions would have the name {name!r}",
                     where=self.document.where(),
@@ -174,10 +175,10 @@ def _used(meaning: Meaning) -> list[Variable]:
                         used[variable] = None
                         parts.setdefault((variable.order, variable.part), len(parts))
 
-    def rank(variable: Variable) -> tuple[int, bool, int, int]:
+    def rank(variable: Variable) -> tuple[int, bool, bool, int, int]:
         index = variable.index if isinstance(variable.index, int) else 0
         outer = isinstance(variable.index, str)
-        return variable.order, outer, parts[variable.order, variable.part], index
+        return variable.order, outer, variable.part == REST, parts[variable.order, variable.part], index
 
     return sorted(used, key=rank)
 

@@ -17,7 +17,7 @@ from mergeopt.space.filters import Group, Names, arrange
 from mergeopt.space.hole import Hole
 from mergeopt.space.meaning import Affine, Meaning, Terms, Variable, item_of
 from mergeopt.space.outline import Place
-from mergeopt.space.parts import part_of
+from mergeopt.space.parts import REST, part_of
 from mergeopt.space.tree import changed
 
 
@@ -193,7 +193,7 @@ def _rank(entry: Entry, key: _Key) -> int:
     """Named parts in the order given, the rest last."""
     split = entry.hole.parts if entry.hole else None
     if not isinstance(split, tuple):
-        return 0 if key.part != "rest" else 1
+        return 0 if key.part != REST else 1
     return split.index(key.part) if key.part in split else len(split)
 
 

@@ -17,7 +17,7 @@ from mergeopt.merge.folder import Prepared, prepare
 from mergeopt.merge.plan import lay_out, unmatched_filters
 from mergeopt.merge.sources import Checkpoints, facts, open_models
 from mergeopt.methods import SCHEMAS
-from mergeopt.optimizers import create
+from mergeopt.optimizers import Start, create
 from mergeopt.recipe.document import Document, read_document
 from mergeopt.recipe.read import read_recipe
 from mergeopt.recipe.recipe import ModelRef, Recipe
@@ -30,9 +30,10 @@ from mergeopt.space.space import Space, parse_space
 from mergeopt.study.events import Listener, Notice, Phase, Scored
 from mergeopt.study.loop import Budget, Loop, Point
 from mergeopt.study.record import StudyRecord, Trial
-from mergeopt.study.references import Contender, fixed, parents
+from mergeopt.study.references import Contender, alone, fixed, parents
 from mergeopt.study.result import Result, choose, report_rows, rival_of
 from mergeopt.study.searchfile import SearchFile
+from mergeopt.study.starts import nearest_point
 from mergeopt.study.tokenizer import load_tokenizer
 from mergeopt.study.workbench import FAILURES, Compute, Workbench
 
@@ -101,7 +102,7 @@ def prepare_search(
         layout = lay_out(reading.recipe, facts(opened), SCHEMAS[reading.recipe.method])
         for problem in unmatched_filters(layout, reading.recipe):
             raise InputError(problem, where=file.recipe.source, remedy="`mergeopt explain` lists the tensors")
-    listed = _listed(file, near)
+    listed = _listed(file, near, recipes[0])
     opened.update(open_models([r for c in listed for r in c.recipe.models if r not in opened], near))
     contenders, left = _contenders(recipes[0], listed, opened)
     suite = Suite.build(
@@ -122,11 +123,20 @@ def layers_near(near: Path | None) -> Callable[[ModelRef], int]:
     return lambda ref: open_models([ref], near)[ref].shape.layers
 
 
-def _listed(file: SearchFile, near: Path | None) -> list[Contender]:
-    """The recipes of `start` and `compare`, published habits and all."""
+def _is_model(name: str, near: Path | None) -> bool:
+    """Is this entry of `compare` a model folder instead of a recipe?"""
+    return any((folder / name / "config.json").is_file() for folder in (Path(), near or Path()))
+
+
+def _listed(file: SearchFile, near: Path | None, like: Recipe) -> list[Contender]:
+    """The recipes of `start` and `compare`, published habits and all; `compare` may also name models."""
     found = []
     kinds = [("start", name) for name in file.optimize.start] + [("compare", name) for name in file.optimize.compare]
     for kind, name in kinds:
+        if kind == "compare" and _is_model(name, near):
+            recipe = alone(ModelRef.parse(name, "optimize.compare"), like)
+            found.append(Contender(name, "compare", recipe))
+            continue
         path = find_file(name, near, "search_spaces")
         reading = read_recipe(read_document(path), SCHEMAS)
         found.append(Contender(path.stem, "start" if kind == "start" else "compare", reading.recipe))
@@ -177,7 +187,7 @@ def run_search(job: SearchJob, record: StudyRecord, compute: Compute, listener: 
     """
     for text in job.notices:
         listener(Notice(text))
-    study = _Study(job, record, Workbench(job.checkpoints, job.suite, compute), listener)
+    study = Study(job, record, Workbench(job.checkpoints, job.suite, compute), listener)
     reference = study.reference()
     trials = study.search(reference)
     winner = study.select(trials, reference)
@@ -185,8 +195,8 @@ def run_search(job: SearchJob, record: StudyRecord, compute: Compute, listener: 
     return Found(result, winner, prepare(winner.recipe, job.checkpoints))
 
 
-class _Study:
-    """The phases, over one workbench."""
+class Study:
+    """The phases of a search, over one workbench; `run_search` runs them in order."""
 
     def __init__(self, job: SearchJob, record: StudyRecord, bench: Workbench, listener: Listener) -> None:
         self.job, self.record, self.bench, self.listener = job, record, bench, listener
@@ -236,6 +246,7 @@ class _Study:
             [branch.dimensions for branch in branches],
             seed=options.seed,
             trials=options.most_trials,
+            starts=self._starts(),
             batch=options.batch,
         )
         loop = Loop(
@@ -244,6 +255,24 @@ class _Study:
         trials = loop.run(Budget(options.most_trials, options.tokens, options.time))
         self.consensus = optimizer.consensus() if trials else None
         return trials
+
+    def _starts(self) -> list[Start]:
+        """The recipes of `optimize.start` as points; one that the space cannot say exactly is named."""
+        branches = [(b, self.job.recipe_at(i, b.init)) for i, b in enumerate(self.job.space.branches)]
+        found = []
+        for contender in self.job.contenders:
+            if contender.kind != "start":
+                continue
+            recipe = contender.recipe
+            fitted = nearest_point(recipe, self.bench.plan(recipe), branches, SCHEMAS[recipe.method])
+            if fitted is None:
+                self.listener(Notice(f"start {contender.name!r} is compared, but no point of the space is near it"))
+                continue
+            if not fitted.exact:
+                text = f"start {contender.name!r} is no point of the space; the search begins at the nearest one"
+                self.listener(Notice(f"{text} (coefficients differ by {fitted.error:.2g})"))
+            found.append(fitted.start)
+        return found
 
     def _measure(self, branch: int, point: Point) -> Scores | None:
         try:

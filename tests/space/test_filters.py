@@ -38,5 +38,5 @@ def test_what_no_order_can_separate_is_refused() -> None:
         arrange(names, [Group(("norm",), (), (), False)])  # final_norm belongs to a lower scope
     assert arrange(names, [Group(("norm",), (), (), False), Group(("final_norm",), (), (), True)]) == [
         ("final_norm", 1),
-        (None, 0),
+        ("norm", 0),
     ]

@@ -1,12 +1,14 @@
+import copy
+from typing import Any
+
 import pytest
 
 from mergeopt.errors import InputError
 from mergeopt.methods import SCHEMAS
-from mergeopt.recipe.read import read_recipe
-from mergeopt.recipe.write import recipe_data
+from mergeopt.recipe.write import to_yaml
 from mergeopt.space.free import free
 from mergeopt.space.space import parse_space
-from tests.space.conftest import document, make_shape, names
+from tests.space.conftest import assert_written_as_meant, document, make_shape
 
 PLAIN = """
 merge_method: ties
@@ -35,29 +37,31 @@ def test_numbers_become_holes_that_start_where_they_were() -> None:
     assert data["parameters"] == {"lambda": {"range": [0.3, 2.0], "init": 1.0}, "normalize": True}
 
 
-@pytest.mark.parametrize("sliced", [False, True])
-def test_the_start_is_the_recipe_itself(sliced: bool) -> None:
-    text = PLAIN
-    if sliced:
-        head, models = PLAIN.split("models:")
-        sources = models.split("parameters: {lambda")[0].replace("\n  ", "\n      ").replace("zoo/", "zoo/")
-        for name in ("base", "a", "b"):
-            sources = sources.replace(f"model: zoo/{name}", f"model: zoo/{name}\n        layer_range: [0, 2]")
-        later = sources.replace("[0, 2]", "[2, 4]")
-        text = f"{head}slices:\n  - sources:{sources}\n  - sources:{later}\nparameters: {{lambda: 1}}\n"
+def sliced(data: dict[str, Any]) -> dict[str, Any]:
+    """The same models in two slices; the gradient lists restart in each."""
+    slices = [
+        {"sources": [model | {"layer_range": layers} for model in copy.deepcopy(data["models"])]}
+        for layers in ([0, 2], [2, 4])
+    ]
+    return {key: value for key, value in data.items() if key != "models"} | {"slices": slices}
+
+
+@pytest.mark.parametrize("in_slices", [False, True])
+def test_the_start_is_the_recipe_itself(in_slices: bool) -> None:
+    plain = document(PLAIN)
+    if in_slices:
+        plain = document(to_yaml(sliced(plain.data)))
     shape = make_shape(4)
-    freed = free(document(text), ["weight", "density"])
+    freed = free(plain, ["weight", "density"])
     (branch,) = parse_space(freed, schemas=SCHEMAS, shape_of=lambda _: shape).branches
-    assert len(branch.dimensions) == (14 if sliced else 7)
-    (plain,) = parse_space(document(text), schemas=SCHEMAS, shape_of=lambda _: shape).branches
+    assert len(branch.dimensions) == (12 if in_slices else 7)  # of three points, a slice of two layers reads two
+    (fixed,) = parse_space(plain, schemas=SCHEMAS, shape_of=lambda _: shape).branches
     for source in (1, 2):
         for tensor in shape:
             for key in ("weight", "density"):
-                wanted = plain.intended((), source, key, tensor.name)
+                wanted = fixed.intended((), source, key, tensor.name)
                 assert branch.intended(branch.init, source, key, tensor.name) == pytest.approx(wanted), tensor.name
-    read = read_recipe(document(text), SCHEMAS).recipe
-    assert recipe_data(read)["merge_method"] == "ties"
-    assert all("." in name for name in names(branch))
+    assert_written_as_meant(branch, branch.init, lambda _: shape)
 
 
 @pytest.mark.parametrize(

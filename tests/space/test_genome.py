@@ -66,7 +66,7 @@ def test_slerp_has_one_t_and_no_granularity_one_value() -> None:
     text = {"dare_ties": "slerp", ", zoo/b": "", "layer_granularity: 4": "layer_granularity: 0"}
     recipe = translate_genome(evolve(**text), schemas=SCHEMAS, layers=12).recipe
     assert recipe["parameters"] == {"t": {"range": [0.0, 1.0], "parts": ["self_attn", "mlp"]}}
-    assert recipe["models"] == [{"model": "zoo/base"}, {"model": "zoo/a", "parameters": {}}][:1] + [{"model": "zoo/a"}]
+    assert recipe["models"] == [{"model": "zoo/base"}, {"model": "zoo/a"}]
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,8 @@ def test_mistakes(old: str, new: str, problem: str) -> None:
 
 
 def test_evaluation_is_read_as_tasks() -> None:
-    text = EVOLVE.split("tasks:")[0].replace("{smooth}", "true") + "evaluation: {tasks: [gsm8k], limit: 20}\n"
+    text = (
+        EVOLVE.split("tasks:", maxsplit=1)[0].replace("{smooth}", "true") + "evaluation: {tasks: [gsm8k], limit: 20}\n"
+    )
     translation = translate_genome(document(text), schemas=SCHEMAS, layers=12)
     assert translation.objective == [{"eval": "gsm8k", "metric": "acc", "weight": 1.0, "limit": 20}]
