@@ -24,6 +24,7 @@ from mergeopt.scoring.suite import Suite
 from mergeopt.scoring.tasks import EvalTask, Item, Request
 
 SMALLEST_BATCH = 256  # tokens; a model that cannot do this much does not fit
+CPU_BATCH = 1024  # tokens of a likelihood pass on a CPU: activations stay in its cache (1.5 times as fast as 16k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +145,11 @@ class ResidentScorer:
                 items = self._suite.items(info.name, split)
                 work.handles[info.name] = [[self._handle(work, r) for r in item.requests] for item in items]
         if work.pairs:
+            device, batching = self._model.device, self._batching
+            if device.type == "cpu":
+                batching = Batching(batching.rows, min(batching.tokens, CPU_BATCH))
             work.plan = LikelihoodPlan.of(
-                work.pairs, max_length=self._encoder.max_length, batching=self._batching, device=self._model.device
+                work.pairs, max_length=self._encoder.max_length, batching=batching, device=device
             )
         return work
 

@@ -14,7 +14,7 @@ from mergeopt.space.branch import Branch
 from mergeopt.space.choices import branches_of
 from mergeopt.space.dimension import Dimension
 from mergeopt.space.entries import Settings
-from mergeopt.space.hole import Choice, Hole
+from mergeopt.space.hole import Hole
 from mergeopt.space.meaning import Meaning, Terms, Variable
 from mergeopt.space.outline import ShapeOf, outline
 from mergeopt.space.parts import REST
@@ -198,6 +198,3 @@ def _without(tree: Any, routes: Mapping[Route, None]) -> Any:
         return value
 
     return prune(tree, ())
-
-
-__all__ = ["Branch", "Choice", "Dimension", "Space", "parse_space"]

@@ -30,8 +30,8 @@ def test_shipped_space(path: Path) -> None:
     assert all((FOLDER / entry["eval"]).is_file() for entry in whole.data["objective"])
 
 
-def test_there_are_spaces_and_each_says_when_to_use_it() -> None:
-    assert len(SPACES) >= 6
+def test_there_are_spaces_and_each_begins_with_what_it_is_for() -> None:
+    assert len(SPACES) >= 8
     for path in SPACES:
-        head = [line for line in path.read_text().splitlines() if line.startswith("#")]
-        assert 3 <= len(head) <= 7 and "Use it" in " ".join(head), path.name
+        head = path.read_text().split("\nrecipe:", 1)[0].splitlines()
+        assert 3 <= len(head) <= 7 and all(line.startswith("#") for line in head), path.name

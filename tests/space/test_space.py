@@ -5,6 +5,7 @@ import pytest
 
 from mergeopt.errors import InputError
 from mergeopt.methods import SCHEMAS
+from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.shape import Shape
 from mergeopt.space.space import parse_space
 from tests.space.conftest import assert_written_as_meant, document, make_shape, names, space_of
@@ -181,6 +182,17 @@ def test_holes_that_no_method_or_no_range_can_fill_are_refused() -> None:
         space_of(one_model("{range: [0, 1], depth: layers, init: [0.1, 0.2, 0.3]}"))
 
 
+def test_the_same_layers_twice_are_told_apart_by_where_they_go() -> None:
+    layers = "- sources: [{model: zoo/a, layer_range: [1, 3], parameters: {scale: {range: [0, 1]}}}]\n"
+    (branch,) = space_of(f"merge_method: passthrough\nslices:\n  {layers}  {layers}").branches
+    assert names(branch) == ["zoo/a[1:3]@0.scale", "zoo/a[1:3]@2.scale"]
+
+
+def test_names_that_would_meet_are_refused() -> None:
+    with pytest.raises(InputError, match=r"two dimensions would have the name 'lambda'"):
+        space_of(one_model("{range: [0, 1], share: lambda}") + "parameters: {lambda: {range: [0, 1]}}")
+
+
 def test_a_hole_over_slices_is_written_slice_by_slice() -> None:
     text = """
 merge_method: slerp
@@ -209,6 +221,22 @@ def test_an_outer_name_inside_a_layers_name_is_arranged_around() -> None:
     (branch,) = space_of(one_model("{range: [0, 1], depth: 3, outer: 0.9}"), shape).branches
     assert branch.intended(branch.init, 0, "weight", "norm.weight") == 0.9
     assert_written_as_meant(branch, (0.1, 0.2, 0.3), lambda _: shape)
+
+
+def test_a_tied_head_follows_the_embeddings_that_stand_for_it() -> None:
+    tied = make_shape(2, outer=("model.embed_tokens.weight", "model.norm.weight"))
+
+    def shape_of(ref: ModelRef) -> Shape:
+        return tied if ref.path == "zoo/a" else make_shape(2)
+
+    text = one_model("{range: [0, 1], outer: each}")
+    (branch,) = parse_space(document(text), schemas=SCHEMAS, shape_of=shape_of).branches
+    assert names(branch)[1:] == [
+        "zoo/a.weight.outer[model.embed_tokens.weight]",
+        "zoo/a.weight.outer[model.norm.weight]",
+    ]
+    assert branch.intended((0.1, 0.2, 0.3), 0, "weight", "lm_head.weight") == 0.2
+    assert_written_as_meant(branch, (0.1, 0.2, 0.3), shape_of)
 
 
 def test_affine_gives_the_chain_rule_of_every_coefficient() -> None:

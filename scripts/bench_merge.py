@@ -1,0 +1,226 @@
+#!/usr/bin/env python
+"""How fast is a merge, beside the time its bytes need and beside mergekit?
+
+Makes Llama-shaped models of random bfloat16 weights, merges them with each method in a process of its own, and prints
+wall time (whole process, and without imports), peak memory and the floor: reading every input once and writing the
+output once, measured in the same run. Inputs are in the page cache unless --cold drops them before every run.
+
+    scripts/bench_merge.py --size 60M --methods linear,ties --mergekit
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+BLOCK = 1 << 22
+VOCABULARY = 32_000
+RECIPES = {
+    "linear": "merge_method: linear\nmodels:{sources}\nparameters: {{weight: 0.5}}\n",
+    "slerp": "merge_method: slerp\nbase_model: {base}\nmodels: [{{model: {base}}}, {{model: {first}}}]\n"
+    "parameters: {{t: 0.4}}\n",
+    "task_arithmetic": "merge_method: task_arithmetic\nbase_model: {base}\nmodels:{others}\n"
+    "parameters: {{weight: 0.5}}\n",
+    "ties": "merge_method: ties\nbase_model: {base}\nmodels:{others}\nparameters: {{weight: 0.5, density: 0.5}}\n",
+    "dare_ties": "merge_method: dare_ties\nbase_model: {base}\nmodels:{others}\n"
+    "parameters: {{weight: 0.5, density: 0.5}}\n",
+}
+
+
+def main() -> None:
+    options = arguments()
+    if options.child:
+        print(json.dumps(child(*options.child)))
+        return
+    root = Path(options.folder or tempfile.mkdtemp(prefix="bench-merge-"))
+    try:
+        models = [make_model(root / f"model{i}", size_of(options.size), i) for i in range(options.models)]
+        report(options, root, models)
+    finally:
+        if not options.folder:
+            shutil.rmtree(root)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="60M", help="parameters per model: 60M (default), 1.2B, …")
+    parser.add_argument("--models", type=int, default=3, help="models to merge; the first is the base (default 3)")
+    parser.add_argument("--methods", default="linear,ties,dare_ties", help=f"of {', '.join(RECIPES)}")
+    parser.add_argument("--mergekit", action="store_true", help="run mergekit too, where it is installed")
+    parser.add_argument("--cold", action="store_true", help="drop the inputs from the page cache before every run")
+    parser.add_argument("--folder", help="keep models here, and use those already there")
+    parser.add_argument("--child", nargs=3, metavar=("TOOL", "RECIPE", "OUT"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def size_of(text: str) -> int:
+    units = {"K": 1e3, "M": 1e6, "B": 1e9}
+    return int(float(text[:-1]) * units[text[-1]]) if text[-1] in units else int(text)
+
+
+def tensors_of(size: int) -> tuple[dict[str, Any], list[tuple[str, tuple[int, ...]]]]:
+    """Config and tensors of the smallest such Llama with at least `size` parameters (tied head, layers = hidden/128)."""
+    hidden = 128
+    while VOCABULARY * hidden + hidden // 128 * 14.5 * hidden**2 < size:
+        hidden += 128
+    layers, inner, keys = hidden // 128, 4 * hidden, hidden // 4
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": hidden, "head_dim": 32,
+        "num_hidden_layers": layers, "intermediate_size": inner, "num_attention_heads": hidden // 32,
+        "num_key_value_heads": keys // 32, "vocab_size": VOCABULARY, "tie_word_embeddings": True, "dtype": "bfloat16",
+    }  # fmt: skip
+    tensors: list[tuple[str, tuple[int, ...]]] = [("model.embed_tokens.weight", (VOCABULARY, hidden))]
+    for layer in range(layers):
+        place = f"model.layers.{layer}"
+        tensors += [(f"{place}.self_attn.{x}_proj.weight", (hidden, hidden)) for x in "qo"]
+        tensors += [(f"{place}.self_attn.{x}_proj.weight", (keys, hidden)) for x in "kv"]
+        tensors += [(f"{place}.mlp.{x}_proj.weight", (inner, hidden)) for x in ("gate", "up")]
+        tensors += [(f"{place}.mlp.down_proj.weight", (hidden, inner))]
+        tensors += [(f"{place}.{x}_layernorm.weight", (hidden,)) for x in ("input", "post_attention")]
+    return config, [*tensors, ("model.norm.weight", (hidden,))]
+
+
+def make_model(folder: Path, size: int, number: int) -> Path:
+    """Writes a model: the same random base for all, plus a tenth of noise of its own; streamed, never built."""
+    import torch
+
+    from mergeopt.checkpoint.writer import CheckpointWriter, OutputTensor
+
+    if (folder / "config.json").is_file():
+        return folder
+    config, tensors = tensors_of(size)
+    random = torch.Generator().manual_seed(number)
+    noise = 0.002 * torch.randn(BLOCK, generator=random)
+    base = 0.02 * torch.randn(BLOCK, generator=torch.Generator().manual_seed(99))
+    with CheckpointWriter(folder, [OutputTensor(name, shape, "bfloat16") for name, shape in tensors]) as writer:
+        for count, (name, shape) in enumerate(tensors):
+            numel = shape[0] * (shape[1] if len(shape) > 1 else 1)
+            for start in range(0, numel, BLOCK):
+                block = base.roll(count * 1009 + start) + noise.roll(count * 7001 + start // 3)
+                writer.write(name, start, block[: min(BLOCK, numel - start)].bfloat16())
+        writer.commit()
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def report(options: argparse.Namespace, root: Path, models: list[Path]) -> None:
+    files = [file for model in models for file in sorted(model.glob("*.safetensors"))]
+    total = sum(file.stat().st_size for file in files)
+    state = "cold" if options.cold else "warm"
+    print(f"{len(models)} models, {total / len(models) / 1e9:.2f} GB each, {os.cpu_count()} cores, {state} page cache")
+    print(f"{'':28}{'wall s':>9}{'merge s':>9}{'peak MB':>9}{'x floor':>9}")
+    for method in options.methods.split(","):
+        chosen = (
+            files if method != "slerp" else [f for model in models[:2] for f in sorted(model.glob("*.safetensors"))]
+        )
+        recipe = root / f"{method}.yaml"
+        recipe.write_text(recipe_text(method, models))
+        prepare_cache(files, options.cold)
+        reading = seconds_to_read(chosen)
+        writing = seconds_to_write(root / "floor", sum(f.stat().st_size for f in chosen) // len(models))
+        floor = reading + writing
+        print(f"{method + ' floor (read + write)':28}{floor:9.2f}{'':9}{'':9}{1:9.1f}  ({reading:.2f} + {writing:.2f})")
+        seconds: dict[str, float] = {}
+        for tool in ("mergeopt", *(["mergekit"] if options.mergekit else [])):
+            prepare_cache(files, options.cold)
+            wall, found = run(tool, recipe, root / "out")
+            seconds[tool] = found["seconds"]
+            peak, times = found["peak"] / 1e6, found["seconds"] / floor
+            print(f"{method + ' ' + tool:28}{wall:9.2f}{found['seconds']:9.2f}{peak:9.0f}{times:9.1f}", flush=True)
+        if len(seconds) == 2:
+            print(f"{method + ' mergekit / mergeopt':28}{'':9}{seconds['mergekit'] / seconds['mergeopt']:9.1f}")
+
+
+def recipe_text(method: str, models: list[Path]) -> str:
+    listed = [f"\n  - {{model: {model}}}" for model in models]
+    text = RECIPES[method].format(base=models[0], first=models[1], sources="".join(listed), others="".join(listed[1:]))
+    return text + "dtype: bfloat16\n"
+
+
+def prepare_cache(files: list[Path], cold: bool) -> None:
+    """Files out of the page cache, or into it."""
+    if not cold:
+        seconds_to_read(files)
+        return
+    for file in files:
+        with file.open("rb") as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def seconds_to_read(files: list[Path]) -> float:
+    begin = time.perf_counter()
+    buffer = memoryview(bytearray(BLOCK))
+    for file in files:
+        with file.open("rb", buffering=0) as stream:
+            while stream.readinto(buffer):
+                pass
+    return time.perf_counter() - begin
+
+
+def seconds_to_write(file: Path, size: int) -> float:
+    """To write `size` bytes and see them on the disk, as every merge must."""
+    begin = time.perf_counter()
+    block = memoryview(bytearray(os.urandom(BLOCK)))
+    with file.open("wb", buffering=0) as stream:
+        for start in range(0, size, BLOCK):
+            stream.write(block[: min(BLOCK, size - start)])
+        os.fsync(stream.fileno())
+    seconds = time.perf_counter() - begin
+    file.unlink()
+    return seconds
+
+
+def run(tool: str, recipe: Path, out: Path) -> tuple[float, dict[str, float]]:
+    shutil.rmtree(out, ignore_errors=True)
+    begin = time.perf_counter()
+    command = [sys.executable, "-W", "ignore", __file__, "--child", tool, str(recipe), str(out)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    wall = time.perf_counter() - begin
+    shutil.rmtree(out)
+    return wall, json.loads(done.stdout.splitlines()[-1])
+
+
+def child(tool: str, recipe: str, out: str) -> dict[str, float]:
+    """One merge in this process: seconds without imports, peak bytes."""
+    steps = mergeopt_steps if tool == "mergeopt" else mergekit_steps
+    merging = steps(Path(recipe), Path(out))
+    next(merging)
+    begin = time.perf_counter()
+    next(merging, None)
+    seconds = time.perf_counter() - begin
+    return {"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def mergeopt_steps(recipe: Path, out: Path) -> Iterator[None]:
+    from mergeopt.merge.folder import merge_to_folder, prepare
+    from mergeopt.merge.sources import open_models
+    from mergeopt.methods import SCHEMAS
+    from mergeopt.recipe.document import read_document
+    from mergeopt.recipe.read import read_recipe
+
+    yield
+    read = read_recipe(read_document(recipe), SCHEMAS).recipe
+    merge_to_folder(prepare(read, open_models(read.models, None)), out)
+
+
+def mergekit_steps(recipe: Path, out: Path) -> Iterator[None]:
+    import yaml
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import run_merge
+    from mergekit.options import MergeOptions
+
+    yield
+    options = MergeOptions(write_model_card=False, copy_tokenizer=False, quiet=True)
+    run_merge(MergeConfiguration.model_validate(yaml.safe_load(recipe.read_text())), str(out), options)
+
+
+if __name__ == "__main__":
+    main()
