@@ -21,7 +21,7 @@ HOLD = 1 << 25  # elements; a method that looks more than once holds smaller ten
 
 
 def compute(job: Job, method: Method, source: TensorSource, seed: int, remembered: Any = None) -> Iterator[Tensor]:
-    """The job's output in chunks of 2^20 elements, in order, in the job's dtype.
+    """The job's output in chunks of 2^18 elements, in order, in the job's dtype.
 
     Args:
         job: What to compute.

@@ -8,7 +8,7 @@ from torch import Tensor
 from mergeopt.methods.chunks import Chunks, total
 from mergeopt.methods.draws import Draws
 from mergeopt.methods.method import merge_method
-from mergeopt.methods.steps import deltas, elected_sum, keep, rescale_factors, weighted_sum
+from mergeopt.methods.steps import deltas, divided, elected_sum, keep, rescale_factors, weighted_sum
 
 
 def _factors(chunks: Chunks, density: Tensor, rescale: bool, draws: Draws) -> Tensor:
@@ -89,5 +89,5 @@ def dare_ties(
     kept = _dropped(sources, base, density, whole, start, draws)
     merged, divisor = elected_sum([delta * w for delta, w in zip(kept, weight, strict=True)], weight)
     if normalize:
-        merged = merged / torch.where(divisor == 0, 1, divisor)
+        merged = divided(merged, divisor)
     return base + merged * lambda_

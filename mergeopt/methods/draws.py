@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mergeopt.methods.chunks import CHUNK
-
-_MASK31 = 0x7FFFFFFF
+_SPAN = 1 << 24  # elements that share a key
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +33,10 @@ class Draws:
         length = like.numel()
         if density >= 1:
             return torch.ones(length, dtype=torch.bool, device=like.device)
-        limit = int(density * (1 << 31))
+        limit = int(density * (1 << 32)) - (1 << 31)
         parts = []
-        for first in range(start - start % CHUNK, start + length, CHUNK):
-            low, high = max(start, first), min(start + length, first + CHUNK)
+        for first in range(start - start % _SPAN, start + length, _SPAN):
+            low, high = max(start, first), min(start + length, first + _SPAN)
             bits = _hash(
                 torch.arange(low - first, high - first, dtype=torch.int32, device=like.device),
                 *self._key(ordinal, first),
@@ -47,29 +45,30 @@ class Draws:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _key(self, ordinal: int, first: int) -> tuple[int, int]:
-        """Two signed 32-bit words for one chunk of one source."""
-        text = f"{self.seed}\0{self.tensor}\0{ordinal}\0{first // CHUNK}".encode()
+        """Two signed 32-bit words for one span of one source."""
+        text = f"{self.seed}\0{self.tensor}\0{ordinal}\0{first // _SPAN}".encode()
         digest = hashlib.blake2b(text, digest_size=8).digest()
         return int.from_bytes(digest[:4], "little", signed=True), int.from_bytes(digest[4:], "little", signed=True)
 
 
 def _hash(counter: Tensor, key0: int, key1: int) -> Tensor:
-    """Uniform integers in [0, 2^31) from int32 counters: two rounds of a multiply–xorshift mixer, keyed before each.
+    """Uniform int32 from int32 counters: two rounds of a multiply–xorshift mixer, keyed before each.
 
     The mixer is "lowbias32" (C. Wellons, hash-prospector, public domain); int32 products wrap on every device.
     """
     x = _mix(counter ^ key0)
-    return _mix(x + key1) & _MASK31
+    return _mix(x + key1)
 
 
 def _mix(x: Tensor) -> Tensor:
     x = x ^ _shift(x, 16)
-    x = x * 0x7FEB352D
-    x = x ^ _shift(x, 15)
-    x = x * (0x846CA68B - (1 << 32))
-    return x ^ _shift(x, 16)
+    x *= 0x7FEB352D
+    x ^= _shift(x, 15)
+    x *= 0x846CA68B - (1 << 32)
+    x ^= _shift(x, 16)
+    return x
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Logical right shift of int32."""
-    return (x >> bits) & ((1 << (32 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (32 - bits)) - 1)

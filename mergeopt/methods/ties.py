@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mergeopt.methods.chunks import Chunks, Cutoff, cutoffs, total
 from mergeopt.methods.method import merge_method
-from mergeopt.methods.steps import deltas, elected_sum, keep, rescale_factors
+from mergeopt.methods.steps import deltas, divided, elected_sum, keep, rescale_factors
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,5 +58,5 @@ def ties(
         weighted.append(keep(delta, cut.keep(delta, start)) * factor * w)
     merged, divisor = elected_sum(weighted, weight)
     if normalize:
-        merged = merged / torch.where(divisor == 0, 1, divisor)
+        merged = divided(merged, divisor)
     return base + merged * lambda_

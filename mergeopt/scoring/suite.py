@@ -17,7 +17,8 @@ from mergeopt.scoring.entry import ObjectiveEntry
 from mergeopt.scoring.pools import Division, Pools, divide, split_docs, whole
 from mergeopt.scoring.splits import Shares, content_hash
 from mergeopt.scoring.task_file import close_names
-from mergeopt.scoring.tasks import EvalTask, Item, TaskLoader
+from mergeopt.scoring.task_loader import TaskLoader
+from mergeopt.scoring.tasks import EvalTask, Item
 
 AnyEval = EvalTask | CustomEval
 

@@ -1,30 +1,25 @@
-"""lm-eval's tasks, and nothing of lm-eval's beyond this file: its task API is being rewritten.
+"""lm-eval's tasks as plain values; with `task_loader` the only place that knows lm-eval's task API.
 
 A task becomes plain values: documents, requests (texts to score or to continue), facts for the vectorised metrics, and
 functions from responses to outcomes to one number. lm-eval's caches are never used: their keys hold neither weights
 nor data.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
-import datasets
+from lm_eval import utils as lm_utils
 from lm_eval.api import metrics as lm_metrics
-from lm_eval.tasks import TaskManager
-from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import PreTrainedTokenizerBase
 
 from mergeopt.errors import InputError, did_you_mean
 from mergeopt.scoring.chat import render_chat
 from mergeopt.scoring.entry import ObjectiveEntry
 from mergeopt.scoring.metrics import ChoiceFacts, Facts, RollingFacts, TextFacts
-from mergeopt.scoring.task_file import check_data, check_task_file, is_local, with_absolute_data
+from mergeopt.scoring.templates import Templates
 
 Kind = Literal["loglikelihood", "loglikelihood_rolling", "generate_until"]
 Doc = Mapping[str, Any]
@@ -57,8 +52,9 @@ class Item:
 class EvalTask:
     """One lm-eval task with one metric chosen."""
 
-    def __init__(self, task: Any, entry: ObjectiveEntry, *, local: bool, where: str) -> None:
-        self._task, self.entry, self.local, self.where = task, entry, local, where
+    def __init__(self, task: Any, entry: ObjectiveEntry, templates: Templates, *, local: bool, where: str) -> None:
+        self._task, self._templates = task, templates
+        self.entry, self.local, self.where = entry, local, where
         self.name = str(task.config.task)
         self.kind: str = task.OUTPUT_TYPE
         self.notices: tuple[str, ...] = ()
@@ -200,7 +196,7 @@ class EvalTask:
         for number, (doc, digest) in enumerate(zip(docs, hashes, strict=True)):
             if fewshot_by_content and self.num_fewshot:
                 task.set_fewshot_seed(seed=int(digest, 16))
-            with self._rendering(number):
+            with self._rendering(number), rendered_by(self._templates):
                 context = task.fewshot_context(
                     doc,
                     num_fewshot=self.num_fewshot,
@@ -252,7 +248,8 @@ class EvalTask:
         """
         found = []
         for item, responses in zip(items, filtered, strict=True):
-            results = self._task.process_results(item.doc, list(responses))
+            with rendered_by(self._templates):
+                results = self._task.process_results(item.doc, list(responses))
             if self._metric not in results:
                 raise InputError(
                     f"eval {self.name!r} gave no {self._metric!r} for an item, only {', '.join(results)}",
@@ -267,9 +264,13 @@ class EvalTask:
 
     def facts(self, items: Sequence[Item]) -> Facts | None:
         """What the vectorised metrics need to know of these items; None where the task computes its own results."""
-        task, docs = self._task, [item.doc for item in items]
-        if task.config.process_results is not None or not items:
+        if self._task.config.process_results is not None or not items:
             return None
+        with rendered_by(self._templates):
+            return self._facts([item.doc for item in items])
+
+    def _facts(self, docs: Sequence[Doc]) -> Facts | None:
+        task = self._task
         if self.kind == "multiple_choice":
             choices = [task.doc_to_choice(doc) for doc in docs]
             golds = [task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc) for doc in docs]
@@ -279,7 +280,7 @@ class EvalTask:
                 bytes=[[float(len(c.encode())) for c in choice] for choice in choices],
             )
         if self.kind == "generate_until":
-            return TextFacts([self.answers(doc) for doc in docs], task._metric_fn_kwargs.get(self._metric, {}))
+            return TextFacts([self._answers(doc) for doc in docs], task._metric_fn_kwargs.get(self._metric, {}))
         if self.kind == "loglikelihood_rolling":
             texts = [task.doc_to_target(doc) for doc in docs]
             return RollingFacts([task.count_words(t) for t in texts], [task.count_bytes(t) for t in texts])
@@ -287,6 +288,10 @@ class EvalTask:
 
     def answers(self, doc: Doc) -> list[str]:
         """The answers that a generation is compared with."""
+        with rendered_by(self._templates):
+            return self._answers(doc)
+
+    def _answers(self, doc: Doc) -> list[str]:
         gold = self._task.doc_to_target(doc)
         if self._task.config.doc_to_choice is not None:
             gold = self._task.doc_to_choice(doc)[gold]
@@ -313,90 +318,12 @@ def _gold_choices(gold: Any, choices: Sequence[str]) -> frozenset[int]:
     return frozenset({int(gold)} if gold < len(choices) else ())
 
 
-class TaskLoader:
-    """Loads tasks; reads lm-eval's index of 14,000 names (seconds) only when a name needs it."""
-
-    def __init__(self, *, trust_code: bool = False) -> None:
-        self._trust_code = trust_code
-
-    @cached_property
-    def _files(self) -> TaskManager:
-        return TaskManager(include_defaults=False)
-
-    @cached_property
-    def _index(self) -> TaskManager:
-        return TaskManager()
-
-    def load(self, entry: ObjectiveEntry, path: Path | None) -> EvalTask:
-        """The task in the file `path`, or without one the task that lm-eval knows as `entry.eval`.
-
-        Raises:
-            InputError: Broken YAML, missing data, an unknown name, code that is not trusted, a group of tasks.
-        """
-        where = str(path) if path is not None else f"eval {entry.eval}"
-        with _quiet():
-            spec = self._from_file(path) if path is not None else self._from_index(entry.eval)
-            manager = self._files if path is not None else self._index
-            try:
-                tasks = manager.load([spec])["tasks"]
-            except InputError:
-                raise
-            except Exception as error:  # datasets, jinja and the hub each have their own exceptions
-                if isinstance(spec, dict):
-                    check_data(spec)
-                raise InputError(_load_failure(error), where=where) from error
-        if len(tasks) != 1:
-            names = ", ".join(sorted(tasks)[:8])
-            raise InputError(f"a group of {len(tasks)} evals: {names}", where=where, remedy="name its evals one by one")
-        (task,) = tasks.values()
-        if getattr(task, "UNSAFE_CODE", False) and not self._trust_code:
-            raise InputError("this eval runs code that the model writes", where=where, remedy="--trust-eval-code")
-        return EvalTask(task, entry, local=isinstance(spec, dict) and is_local(spec), where=where)
-
-    def _from_file(self, path: Path) -> dict[str, Any]:
-        origin = find_spec("lm_eval")
-        root = Path(origin.submodule_search_locations[0] if origin and origin.submodule_search_locations else "/")
-        check_task_file(path, trusted_root=root.resolve(), trust_code=self._trust_code)
-        try:
-            config = load_yaml(path)
-        except Exception as error:  # functions are imported here
-            raise InputError(f"cannot read the task: {error}", where=str(path)) from error
-        if not isinstance(config.get("task"), str):
-            raise InputError("not an lm-eval task: `task:` must be its name", where=str(path))
-        config = with_absolute_data(config, path)
-        if not (config.get("validation_split") or config.get("test_split")):
-            config["validation_split"] = config.get("training_split")  # lm-eval insists on one of the two
-        return config
-
-    def _from_index(self, name: str) -> str:
-        if name not in self._index.task_index:
-            raise InputError(
-                f"lm-eval knows no eval {name!r}, and there is no such file",
-                remedy=did_you_mean(name, set(self._index.all_tasks)),
-            )
-        return name
-
-
-def _load_failure(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"the task names {error}, which its data does not have"
-    cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
-    text = str(cause or error)[:300] or type(error).__name__
-    if isinstance(error, ConnectionError) or "offline" in text.lower():
-        return f"its dataset is not on disk and cannot be fetched: {text}"
-    return f"cannot load the eval: {type(cause or error).__name__}: {text}"
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without lm-eval's remarks on defaults and without progress bars of datasets, put back afterwards."""
-    logger = logging.getLogger("lm_eval")
-    level, bars = logger.level, datasets.utils.logging.is_progress_bar_enabled()
-    logger.setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
+def rendered_by(templates: Templates) -> Iterator[None]:
+    """lm-eval renders its templates with ours, put back afterwards."""
+    before = lm_utils.env
+    lm_utils.env = templates
     try:
         yield
     finally:
-        logger.setLevel(level)
-        if bars:
-            datasets.enable_progress_bars()
+        lm_utils.env = before

@@ -245,7 +245,7 @@ class Study:
             options.method,
             [branch.dimensions for branch in branches],
             seed=options.seed,
-            trials=options.most_trials,
+            trials=self._planned_trials(),
             starts=self._starts(),
             batch=options.batch,
         )
@@ -255,6 +255,12 @@ class Study:
         trials = loop.run(Budget(options.most_trials, options.tokens, options.time))
         self.consensus = optimizer.consensus() if trials else None
         return trials
+
+    def _planned_trials(self) -> int:
+        """The budget the study was begun with: proposals depend on it, so a larger one on resuming only goes on longer."""
+        if not self.record.notes("planned"):
+            self.record.note("planned", {"trials": self.job.file.optimize.most_trials})
+        return int(self.record.notes("planned")[0]["trials"])
 
     def _starts(self) -> list[Start]:
         """The recipes of `optimize.start` as points; one that the space cannot say exactly is named."""

@@ -148,6 +148,8 @@ def test_mistakes_in_an_entry_are_named(entry, message, tokenizer, make_task):
     ("change", "message"),
     [
         ({"doc_to_text": "{{absent}}"}, "'absent' is undefined"),
+        ({"doc_to_text": "{{q.__class__.__mro__}}"}, "attribute '__class__' of 'str' object is unsafe"),
+        ({"doc_to_target": r"{{q['\x5f\x5fclass\x5f\x5f']}}"}, "attribute '__class__' of 'str' object is unsafe"),
         ({"test_split": "tset"}, "names 'tset'"),
         ({"output_type": "essay"}, "invalid output_type 'essay'"),
         ({"task": None}, "`task:` must be its name"),
@@ -181,11 +183,11 @@ def test_a_task_with_training_data_only(tokenizer, make_task):
 
 
 def test_searching_on_a_foreign_test_split_needs_a_flag(tokenizer, make_task, monkeypatch):
-    from mergeopt.scoring import tasks
+    from mergeopt.scoring import task_loader
 
     path = str(make_task("generate", train=60, test=60))
     build(tokenizer, {"eval": path, "source": "test"})  # the user's own data
-    monkeypatch.setattr(tasks, "is_local", lambda config: False)
+    monkeypatch.setattr(task_loader, "is_local", lambda config: False)
     with pytest.raises(InputError, match="--allow-benchmark"):
         build(tokenizer, {"eval": path, "source": "test"})
     suite = build(tokenizer, {"eval": path, "source": "test"}, allow_benchmark=True)
