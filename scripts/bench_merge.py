@@ -11,7 +11,6 @@ output once, measured in the same run. Inputs are in the page cache unless --col
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -67,7 +66,7 @@ def size_of(text: str) -> int:
 
 
 def tensors_of(size: int) -> tuple[dict[str, Any], list[tuple[str, tuple[int, ...]]]]:
-    """Config and tensors of the smallest such Llama with at least `size` parameters (tied head, layers = hidden/128)."""
+    """Config and tensors of the smallest such Llama with at least `size` parameters (tied, layers = hidden/128)."""
     hidden = 128
     while VOCABULARY * hidden + hidden // 128 * 14.5 * hidden**2 < size:
         hidden += 128
@@ -196,7 +195,9 @@ def child(tool: str, recipe: str, out: str) -> dict[str, float]:
     begin = time.perf_counter()
     next(merging, None)
     seconds = time.perf_counter() - begin
-    return {"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    # not ru_maxrss, which begins at what the parent held when it forked
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return {"seconds": seconds, "peak": int(peak.split()[1]) * 1024}
 
 
 def mergeopt_steps(recipe: Path, out: Path) -> Iterator[None]:

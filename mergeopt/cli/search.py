@@ -48,7 +48,7 @@ def search(
         from mergeopt.report.dryrun import dry_run_lines
 
         warn(job.notices)
-        for line in dry_run_lines(job, out):
+        for line in dry_run_lines(job, out, compute.device):
             typer.echo(line)
         return
     if force and not resume:

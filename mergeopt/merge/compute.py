@@ -17,8 +17,6 @@ from mergeopt.methods import Method
 from mergeopt.methods.chunks import CHUNK, Chunk, Chunks
 from mergeopt.methods.draws import Draws
 
-HOLD = 1 << 25  # elements; a method that looks more than once holds smaller tensors in memory instead of reading again
-
 
 def compute(job: Job, method: Method, source: TensorSource, seed: int, remembered: Any = None) -> Iterator[Tensor]:
     """The job's output in chunks of 2^18 elements, in order, in the job's dtype.
@@ -38,7 +36,7 @@ def compute(job: Job, method: Method, source: TensorSource, seed: int, remembere
         return
     arguments = method.arguments(job.coefficients)
     draws = Draws(seed, job.tensor)
-    chunks = _chunks(job, source, often=method.measure is not None)
+    chunks = _chunks(job, source)
     measured = remembered if remembered is not None else method.measured(chunks, arguments, draws)
     target = getattr(torch, job.dtype)
     for chunk in chunks:
@@ -51,7 +49,7 @@ def whole(job: Job, method: Method, source: TensorSource, seed: int) -> Any:
     if job.verbatim or method.measure is None:
         return None
     arguments = method.arguments(job.coefficients)
-    return method.measured(_chunks(job, source, often=True), arguments, Draws(seed, job.tensor))
+    return method.measured(_chunks(job, source), arguments, Draws(seed, job.tensor))
 
 
 def depends(job: Job, method: Method) -> Mapping[str, Any]:
@@ -59,7 +57,7 @@ def depends(job: Job, method: Method) -> Mapping[str, Any]:
     return {name: job.coefficients[name] for name in method.measured_by}
 
 
-def _chunks(job: Job, source: TensorSource, *, often: bool) -> Chunks:
+def _chunks(job: Job, source: TensorSource) -> Chunks:
     numel = _numel(job)
 
     def wide(item: Input, start: int) -> Tensor:
@@ -73,11 +71,7 @@ def _chunks(job: Job, source: TensorSource, *, often: bool) -> Chunks:
             base = None if job.base is None else wide(job.base, start)
             yield Chunk(start, [wide(item, start) for item in job.inputs], base)
 
-    chunks = Chunks(numel, read)
-    if source.stable or not often or numel * len(job.reads) > HOLD:
-        return chunks
-    kept = [Chunk(c.start, [s.clone() for s in c.sources], None if c.base is None else c.base.clone()) for c in chunks]
-    return Chunks(numel, lambda: iter(kept))
+    return Chunks(numel, read)
 
 
 def _verbatim(job: Job, source: TensorSource) -> Iterator[Tensor]:

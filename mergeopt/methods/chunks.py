@@ -72,12 +72,12 @@ class Cutoff:
     def keep(self, delta: Tensor, start: int) -> Tensor:
         """Mask [b] of the elements kept in a chunk that begins at `start`."""
         size = delta.float().abs()
-        kept = ~(size <= self.magnitude)
-        if self.last >= start:
-            equal = size == self.magnitude
-            if self.last < start + delta.numel() - 1:
-                equal[self.last - start + 1 :] = False
-            kept |= equal
+        if self.last < start:
+            return ~(size <= self.magnitude)
+        kept = ~(size < self.magnitude)
+        beyond = self.last - start + 1
+        if beyond < size.numel():
+            kept[beyond:] = ~(size[beyond:] <= self.magnitude)
         return kept
 
 
@@ -114,10 +114,11 @@ def cutoffs(chunks: Chunks, kept: Sequence[int]) -> list[Cutoff]:
             lower[i] += torch.bincount(inside, minlength=1 << 16).cpu()
     exact = {i: _kth(lower[i], bins[i][1]) for i in wanted}
     values = {i: (bins[i][0] << 16) | exact[i][0] for i in wanted}
-    last = _last_equal(chunks, values, {i: exact[i][1] for i in wanted})
+    some = {i: exact[i][1] for i in wanted if exact[i][1] < int(lower[i][exact[i][0]])}
+    last = _last_equal(chunks, values, some) if some else {}
     for i in wanted:
         magnitude = torch.tensor(values[i], dtype=torch.int32).view(torch.float32).item()
-        result[i] = Cutoff(magnitude, last[i])
+        result[i] = Cutoff(magnitude, last.get(i, chunks.numel - 1))
     return result
 
 
@@ -153,6 +154,6 @@ def _last_equal(chunks: Chunks, values: dict[int, int], wanted: dict[int, int]) 
                 last[i] = chunk.start + int(places[left[i] - 1])
             else:
                 left[i] -= places.numel()
-        if len(last) == len(values):
+        if len(last) == len(wanted):
             break
     return last

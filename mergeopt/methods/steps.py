@@ -41,15 +41,15 @@ def elected_sum(weighted: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Ten
     total = torch.zeros_like(weighted[0])
     divisor = torch.zeros_like(weighted[0])
     for x, w in zip(weighted, weight, strict=True):
-        along = x * elected
-        total = total + along.clamp_min(0)
-        divisor = divisor + (along > 0) * w.to(x.dtype)
+        along = (x * elected).clamp_min(0)
+        total = total + along
+        divisor = divisor + along.sign() * w
     return total * elected, divisor
 
 
 def divided(merged: Tensor, divisor: Tensor) -> Tensor:
     """merged / divisor, and merged where the divisor is 0."""
-    return merged / (divisor + (divisor == 0))
+    return merged / (divisor + (1 - divisor.sign().abs()))
 
 
 def rescale_factors(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:

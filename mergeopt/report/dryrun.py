@@ -1,7 +1,11 @@
 """What a search would do and need, from headers alone."""
 
 import shutil
+import time
+from math import prod
 from pathlib import Path
+
+import torch
 
 from mergeopt.merge.plan import make_plan
 from mergeopt.merge.sources import facts
@@ -9,11 +13,17 @@ from mergeopt.methods import SCHEMAS
 from mergeopt.study.search import SearchJob
 
 
-def dry_run_lines(job: SearchJob, out: Path) -> list[str]:
-    """Space, items, memory, disk and what the items can tell apart."""
+EFFICIENCY = 0.4  # of the matrix rate, that forward passes of short padded batches reach
+
+
+def dry_run_lines(job: SearchJob, out: Path, device: torch.device) -> list[str]:
+    """Space, items, memory, disk, time, and what the items can tell apart."""
     options = job.file.optimize
     plan = make_plan(job.recipe, facts(job.checkpoints), SCHEMAS[job.recipe.method])
     sources = sum(checkpoint.nbytes for checkpoint in job.checkpoints.values())
+    tokens = tokens_per_trial(job)
+    parameters = sum(prod(job_.shape) for job_ in plan.jobs)
+    seconds = options.most_trials * tokens * 2 * parameters / (EFFICIENCY * matrix_rate(device))
     place = next(p for p in (out, *out.absolute().parents) if p.exists())
     lines = [
         f"models   {len(job.checkpoints)}, {sources / 1e9:.2f} GB; tensors {len(plan.jobs)}",
@@ -27,6 +37,39 @@ def dry_run_lines(job: SearchJob, out: Path) -> list[str]:
     lines += [
         f"memory   about {(sources + 2 * plan.nbytes) / 1e9:.2f} GB for sources, the live model and working space",
         f"disk     {plan.nbytes / 1e9:.2f} GB of {shutil.disk_usage(place).free / 1e9:.0f} GB free",
+        f"time     about {_words(seconds)} for the trials ({tokens:,} tokens each), as far as a multiplication tells",
         f"detects  a difference of {job.detectable():.3f} in the mean score (report items, power 0.8)",
     ]
     return lines
+
+
+def tokens_per_trial(job: SearchJob) -> int:
+    """Tokens of the search items' requests; generated ones not counted."""
+    total = 0
+    for info in job.suite.evals:
+        if not info.entry.eval.startswith("python:"):
+            requests = [r for item in job.suite.items(info.name, "search") for r in item.requests]
+            texts = [request.context + request.continuation for request in requests]
+            total += sum(map(len, job.suite.tokenizer(texts)["input_ids"]))
+    return total
+
+
+def matrix_rate(device: torch.device) -> float:
+    """Floating-point operations per second of a float32 multiplication of 1024 × 1024 matrices here and now."""
+    a = torch.ones(1024, 1024, device=device)
+    rates = []
+    for _ in range(4):  # the first one warms up
+        begun = time.perf_counter()
+        float((a @ a)[0, 0])
+        rates.append(2 * 1024**3 / (time.perf_counter() - begun))
+    return max(rates)
+
+
+def _words(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -134,17 +134,18 @@ def _run(
         logits = model(batch.ids, logits_to_keep=keep, use_cache=False).logits  # [B, keep, V]
     else:
         logits = model(batch.ids).logits[:, batch.first :]
-    target = batch.target.to(logits.device)
+    indices = (batch.row, batch.column, batch.target, batch.request, batch.place)
+    row, column, target, request, place = (index.to(logits.device) for index in indices)  # it may span devices
     found, hit = [], []
     step = max(1, CHUNK // logits.shape[-1])
     for at in range(0, len(target), step):
         part = slice(at, at + step)
-        scores = torch.log_softmax(logits[batch.row[part], batch.column[part]], dim=-1)  # [K', V]
+        scores = torch.log_softmax(logits[row[part], column[part]], dim=-1)  # [K', V]
         found.append(scores.gather(1, target[part, None])[:, 0])
         hit.append(scores.argmax(-1) == target[part])
-    shape = (len(batch.requests), int(batch.place.max()) + 1)
+    shape = (len(batch.requests), int(place.max()) + 1)
     table = logits.new_zeros(shape)  # a sum along rows has a fixed order; index_add on a GPU has none
-    table[batch.request, batch.place] = torch.cat(found)
+    table[request, place] = torch.cat(found)
     all_hit = torch.ones(shape, dtype=torch.bool, device=logits.device)
-    all_hit[batch.request, batch.place] = torch.cat(hit)
+    all_hit[request, place] = torch.cat(hit)
     return table.sum(1).double().cpu().numpy(), all_hit.all(1).cpu().numpy()

@@ -3,10 +3,18 @@
 They are ordinary recipes over the same models. A learned merge that does not beat the best of them is not returned.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
+from mergeopt.errors import InputError
+from mergeopt.files import find_file
+from mergeopt.merge.plan import lay_out
+from mergeopt.merge.sources import Checkpoints, facts
+from mergeopt.methods import SCHEMAS
+from mergeopt.recipe.document import read_document
+from mergeopt.recipe.read import read_recipe
 from mergeopt.recipe.recipe import ModelRef, Recipe, Slice, Source
 from mergeopt.recipe.settings import Entry, Setting
 
@@ -72,3 +80,47 @@ def _merge(
     settings: dict[str, Setting] = {name: (Entry(None, (value,)),) for name, value in parameters.items()}
     sources = tuple(Source(ref, None, settings) for ref in refs)
     return replace(like, method=method, slices=(Slice(sources),), base=base, parameters={})
+
+
+def _is_model(name: str, near: Path | None) -> bool:
+    """Is this entry of `compare` a model folder instead of a recipe?"""
+    return any((folder / name / "config.json").is_file() for folder in (Path(), near or Path()))
+
+
+def named(start: Sequence[str], compare: Sequence[str], near: Path | None, like: Recipe) -> list[Contender]:
+    """The recipes of `start` and `compare`, published habits and all; `compare` may also name models."""
+    found = []
+    kinds: dict[Kind, Sequence[str]] = {"start": start, "compare": compare}
+    for kind, name in [(kind, name) for kind, names in kinds.items() for name in names]:
+        if kind == "compare" and _is_model(name, near):
+            found.append(Contender(name, kind, alone(ModelRef.parse(name, "optimize.compare"), like)))
+        else:
+            path = find_file(name, near, "search_spaces")
+            found.append(Contender(path.stem, kind, read_recipe(read_document(path), SCHEMAS).recipe))
+    return found
+
+
+def contenders(
+    recipe: Recipe, listed: Sequence[Contender], checkpoints: Checkpoints
+) -> tuple[tuple[Contender, ...], list[str]]:
+    """Parents, fixed and listed recipes that can be made from these models; what cannot, in words."""
+    found: list[Contender] = []
+    left = []
+    known = facts(checkpoints)
+    for contender in [*parents(recipe), *fixed(recipe), *listed]:
+        try:
+            lay_out(contender.recipe, known, SCHEMAS[contender.recipe.method])
+        except InputError as error:
+            if contender.kind in ("start", "compare"):
+                raise
+            left.append(f"{contender.name!r} is not in the comparison: {error}")
+        else:
+            found.append(replace(contender, name=_free_name(contender, {c.name for c in found})))
+    return tuple(found), left
+
+
+def _free_name(contender: Contender, taken: Set[str]) -> str:
+    """Names tell contenders apart, also from what the search will call its own."""
+    candidates = (f"{contender.name} ({contender.kind}{count})" for count in ("", *(f" {n}" for n in range(2, 1000))))
+    ours = contender.name == "consensus" or contender.name.startswith("trial ")
+    return contender.name if not ours and contender.name not in taken else next(n for n in candidates if n not in taken)

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from mergeopt.errors import InputError
-from mergeopt.files import find_file
 from mergeopt.merge.folder import Prepared, prepare
 from mergeopt.merge.plan import lay_out, unmatched_filters
 from mergeopt.merge.sources import Checkpoints, facts, open_models
 from mergeopt.methods import SCHEMAS
 from mergeopt.optimizers import Start, create
-from mergeopt.recipe.document import Document, read_document
+from mergeopt.recipe.document import Document
 from mergeopt.recipe.read import read_recipe
 from mergeopt.recipe.recipe import ModelRef, Recipe
 from mergeopt.recipe.shape import Shape
+from mergeopt.recipe.write import recipe_data, to_yaml
 from mergeopt.scoring.base import EvalInfo, EvalScore, Scores, Split
 from mergeopt.scoring.objective import Reference
 from mergeopt.scoring.statistics import detectable
@@ -30,7 +30,7 @@ from mergeopt.space.space import Space, parse_space
 from mergeopt.study.events import Listener, Notice, Phase, Scored
 from mergeopt.study.loop import Budget, Loop, Point
 from mergeopt.study.record import StudyRecord, Trial
-from mergeopt.study.references import Contender, alone, fixed, parents
+from mergeopt.study.references import Contender, contenders, named
 from mergeopt.study.result import Result, choose, report_rows, rival_of
 from mergeopt.study.searchfile import SearchFile
 from mergeopt.study.starts import nearest_point
@@ -102,9 +102,9 @@ def prepare_search(
         layout = lay_out(reading.recipe, facts(opened), SCHEMAS[reading.recipe.method])
         for problem in unmatched_filters(layout, reading.recipe):
             raise InputError(problem, where=file.recipe.source, remedy="`mergeopt explain` lists the tensors")
-    listed = _listed(file, near, recipes[0])
+    listed = named(file.optimize.start, file.optimize.compare, near, recipes[0])
     opened.update(open_models([r for c in listed for r in c.recipe.models if r not in opened], near))
-    contenders, left = _contenders(recipes[0], listed, opened)
+    found, left = contenders(recipes[0], listed, opened)
     suite = Suite.build(
         file.objective,
         tokenizer=load_tokenizer(opened[recipes[0].donor].folder),
@@ -115,53 +115,12 @@ def prepare_search(
         allow_benchmark=allow_benchmark,
     )
     notices += [*left, *suite.notices]
-    return SearchJob(file, space, recipes[0], opened, contenders, suite, near, tuple(dict.fromkeys(notices)))
+    return SearchJob(file, space, recipes[0], opened, found, suite, near, tuple(dict.fromkeys(notices)))
 
 
 def layers_near(near: Path | None) -> Callable[[ModelRef], int]:
     """Counts a model's layers, from its headers."""
     return lambda ref: open_models([ref], near)[ref].shape.layers
-
-
-def _is_model(name: str, near: Path | None) -> bool:
-    """Is this entry of `compare` a model folder instead of a recipe?"""
-    return any((folder / name / "config.json").is_file() for folder in (Path(), near or Path()))
-
-
-def _listed(file: SearchFile, near: Path | None, like: Recipe) -> list[Contender]:
-    """The recipes of `start` and `compare`, published habits and all; `compare` may also name models."""
-    found = []
-    kinds = [("start", name) for name in file.optimize.start] + [("compare", name) for name in file.optimize.compare]
-    for kind, name in kinds:
-        if kind == "compare" and _is_model(name, near):
-            recipe = alone(ModelRef.parse(name, "optimize.compare"), like)
-            found.append(Contender(name, "compare", recipe))
-            continue
-        path = find_file(name, near, "search_spaces")
-        reading = read_recipe(read_document(path), SCHEMAS)
-        found.append(Contender(path.stem, "start" if kind == "start" else "compare", reading.recipe))
-    return found
-
-
-def _contenders(
-    recipe: Recipe, listed: Sequence[Contender], checkpoints: Checkpoints
-) -> tuple[tuple[Contender, ...], list[str]]:
-    """Parents, fixed and listed recipes that can be made from these models; what cannot, in words."""
-    found: list[Contender] = []
-    left = []
-    known = facts(checkpoints)
-    for contender in [*parents(recipe), *fixed(recipe), *listed]:
-        try:
-            lay_out(contender.recipe, known, SCHEMAS[contender.recipe.method])
-        except InputError as error:
-            if contender.kind in ("start", "compare"):
-                raise
-            left.append(f"{contender.name!r} is not in the comparison: {error}")
-        else:
-            taken = {c.name for c in found}
-            name = contender.name if contender.name not in taken else f"{contender.name} ({contender.kind})"
-            found.append(Contender(name, contender.kind, contender.recipe))
-    return tuple(found), left
 
 
 @dataclass(frozen=True)
@@ -211,8 +170,8 @@ class Study:
             kind: {c.name: s for c in self.job.contenders if c.kind == kind and (s := scored[c.name]) is not None}
             for kind in ("base", "parent")
         }
-        uniform = scored.get("uniform")
-        base = next(iter(by_kind["base"].values()), uniform)
+        uniform = next((scored[c.name] for c in self.job.contenders if c.kind == "fixed"), None)  # the first of them
+        base = next(iter(by_kind["base"].values()), uniform) or next(iter(by_kind["parent"].values()), None)
         if base is None or not by_kind["parent"]:
             raise InputError(
                 "neither base nor parents give finite scores", remedy="check the models with `mergeopt eval`"
@@ -239,7 +198,8 @@ class Study:
     def search(self, reference: Reference) -> list[Trial]:
         """The trials."""
         options = self.job.file.optimize
-        self.listener(Phase("search", options.trials))
+        bounded = options.trials is not None or (options.tokens is None and options.time is None)
+        self.listener(Phase("search", options.most_trials if bounded else None))
         branches = self.job.space.branches
         optimizer = create(
             options.method,
@@ -257,7 +217,7 @@ class Study:
         return trials
 
     def _planned_trials(self) -> int:
-        """The budget the study was begun with: proposals depend on it, so a larger one on resuming only goes on longer."""
+        """The budget the study was begun with: proposals depend on it; a larger one on resuming only goes on longer."""
         if not self.record.notes("planned"):
             self.record.note("planned", {"trials": self.job.file.optimize.most_trials})
         return int(self.record.notes("planned")[0]["trials"])
@@ -348,7 +308,8 @@ class Study:
 
     def _score(self, contender: Contender, split: Split, forced: frozenset[str] = frozenset()) -> Scores | None:
         """Scores a contender once; a resumed study finds it in the record. None: NaN or infinity."""
-        kept = next((n for n in self.record.notes("score") if (n["name"], n["split"]) == (contender.name, split)), None)
+        key = _digest([to_yaml(recipe_data(contender.recipe))])
+        kept = next((n for n in self.record.notes("score") if (n["recipe"], n["split"]) == (key, split)), None)
         if kept is not None:
             scores = _thawed(kept, self.job.suite.evals)
         else:
@@ -357,14 +318,14 @@ class Study:
             except FAILURES as error:
                 self.listener(Notice(f"{contender.name!r} cannot be scored: {error}"))
                 return None
-            self.record.note("score", _frozen(contender.name, scores))
+            self.record.note("score", {"name": contender.name, "recipe": key} | _frozen(scores))
         self.listener(Scored(contender.name, split, scores))
         return scores
 
 
-def _frozen(name: str, scores: Scores) -> dict[str, Any]:
+def _frozen(scores: Scores) -> dict[str, Any]:
     evals = {score.name: {"value": score.value, "items": score.items.tolist()} for score in scores}
-    return {"name": name, "split": scores.split, "tokens": scores.tokens, "evals": evals}
+    return {"split": scores.split, "tokens": scores.tokens, "evals": evals}
 
 
 def _thawed(note: Mapping[str, Any], infos: Sequence[EvalInfo]) -> Scores:
