@@ -4,6 +4,9 @@ Every message is one line: where, what was given, and the way out. The command l
 exits with 2 for `InputError` and 1 for any other `MergeoptError`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class MergeoptError(Exception):
     """Something went wrong that is not a bug: disk full, a device lost, an interrupted study."""
@@ -31,6 +34,17 @@ class InputError(MergeoptError):
     def at(self, where: str) -> "InputError":
         """The same mistake, placed: callers that know the file add it to what the inner code found."""
         return InputError(self.problem, where=f"{where} {self.where}" if self.where else where, remedy=self.remedy)
+
+
+@contextmanager
+def placed(where: str) -> Iterator[None]:
+    """Mistakes found inside without a file are said to be in this one."""
+    try:
+        yield
+    except InputError as error:
+        if str(error).startswith(where) or "/" in (error.where or ""):
+            raise
+        raise error.at(where) from None
 
 
 def did_you_mean(given: str, known: "list[str] | tuple[str, ...] | set[str] | frozenset[str]") -> str | None:

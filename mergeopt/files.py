@@ -52,4 +52,8 @@ def find_file(name: str, near: Path | None, kind: str) -> Path:
     known = {path.stem: path for path in sorted(folder.glob("*.y*ml"))}
     if given.stem in known and given.name in (given.stem, known[given.stem].name):
         return known[given.stem]
-    raise InputError(f"no such file: {name}", remedy=did_you_mean(given.stem, tuple(known)))
+    siblings = {path.name for place in places if place.parent.is_dir() for path in place.parent.glob("*.y*ml")}
+    remedy = did_you_mean(given.name, siblings)
+    if not remedy or not remedy.startswith("did you mean"):
+        remedy = did_you_mean(given.stem, tuple(known))
+    raise InputError(f"no such file: {name}", remedy=remedy)

@@ -23,6 +23,8 @@ def evaluate(
 ) -> None:
     """Score models side by side, with intervals and paired differences to the first."""
     models, evals = divide(things)
+    if limit < 0:
+        raise InputError(f"--limit {limit:g}", remedy="give a number of items, or 0 for all")
 
     from mergeopt.cli.display import working
     from mergeopt.report.table import eval_table

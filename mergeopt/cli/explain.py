@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from mergeopt.cli.common import command, warn
+from mergeopt.errors import placed
 
 
 @command
@@ -24,7 +25,8 @@ def explain(
 
     reading = read_recipe(read_document(recipe), SCHEMAS)
     warn(reading.notices)
-    prepared = prepare(reading.recipe, open_models(reading.recipe.models, recipe.parent))
+    with placed(str(recipe)):
+        prepared = prepare(reading.recipe, open_models(reading.recipe.models, recipe.parent))
     warn(prepared.notices)
     rows = [_row(job) for job in prepared.plan.jobs if tensor in job.tensor]
     if as_json:

@@ -5,6 +5,7 @@ from pathlib import Path
 import typer
 
 from mergeopt.cli.common import check_out, command, warn
+from mergeopt.errors import placed
 
 
 @command
@@ -29,7 +30,8 @@ def merge(
 
     reading = read_recipe(read_document(recipe), SCHEMAS)
     warn(reading.notices, strict=strict)
-    prepared = prepare(reading.recipe, open_models(reading.recipe.models, recipe.parent))
+    with placed(str(recipe)):
+        prepared = prepare(reading.recipe, open_models(reading.recipe.models, recipe.parent))
     if not quiet or strict:
         warn(prepared.notices, strict=strict)
     with byte_bar("merging", prepared.plan.nbytes, quiet=quiet) as progress:

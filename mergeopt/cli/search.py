@@ -1,6 +1,5 @@
 """`mergeopt search SPACE OUT`"""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import typer
 
 from mergeopt.cli.common import check_out, command, warn
+from mergeopt.errors import InputError
 
 
 @command
@@ -60,18 +60,25 @@ def _run(job: Any, out: Path, compute: Any, *, resume: bool, quiet: bool, as_jso
     from rich.console import Console
 
     from mergeopt.cli.display import StudyDisplay
-    from mergeopt.report.publish import publish
+    from mergeopt.report.publish import publish, result_text
     from mergeopt.report.table import result_table, verdict
     from mergeopt.study.search import open_record, run_search
 
-    with open_record(job, out / "search", resume=resume) as record, StudyDisplay(job, quiet=quiet) as display:
-        found = run_search(job, record, compute, display)
-        publish(found, job, out, display)
+    existed = out.exists()
+    record = open_record(job, out / "search", resume=resume)
+    try:
+        with record, StudyDisplay(job, quiet=quiet) as display:
+            found = run_search(job, record, compute, display)
+            publish(found, job, out, display)
+    except InputError:
+        if not resume and not record.trials:  # nothing was learned: nothing stays
+            shutil.rmtree(out / "search" if existed else out)
+        raise
     if as_json:
-        typer.echo(json.dumps(found.result.data(), allow_nan=False, default=str))
+        typer.echo(result_text(found, job), nl=False)
     elif not quiet:
         console = Console()
         console.print(result_table(found.result))
         for line in verdict(found.result):
-            console.print(line, highlight=False)
-        console.print(f"wrote {out}", highlight=False)
+            console.print(line, highlight=False, markup=False)
+        console.print(f"wrote {out}", highlight=False, markup=False)

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from mergeopt.cli.common import command, fail, warn
-from mergeopt.errors import InputError
+from mergeopt.errors import InputError, placed
 
 
 @command
@@ -58,7 +58,8 @@ def check(path: Path, models: bool) -> tuple[list[str], str]:
         from mergeopt.merge.folder import prepare
         from mergeopt.merge.sources import open_models
 
-        prepared = prepare(recipe, open_models(recipe.models, path.parent))
+        with placed(str(path)):
+            prepared = prepare(recipe, open_models(recipe.models, path.parent))
         notices += prepared.notices
         what += f", {len(prepared.plan.jobs)} tensors"
     return notices, what

@@ -14,12 +14,12 @@ from mergeopt.errors import InputError
 from mergeopt.merge.plan import Input, Job
 from mergeopt.merge.sources import TensorSource
 from mergeopt.methods import Method
-from mergeopt.methods.chunks import CHUNK, Chunk, Chunks
+from mergeopt.methods.chunks import Chunk, Chunks
 from mergeopt.methods.draws import Draws
 
 
 def compute(job: Job, method: Method, source: TensorSource, seed: int, remembered: Any = None) -> Iterator[Tensor]:
-    """The job's output in chunks of 2^18 elements, in order, in the job's dtype.
+    """The job's output in blocks, in order, in the job's dtype.
 
     Args:
         job: What to compute.
@@ -61,13 +61,13 @@ def _chunks(job: Job, source: TensorSource) -> Chunks:
     numel = _numel(job)
 
     def wide(item: Input, start: int) -> Tensor:
-        part = source.chunk(item, start, min(start + CHUNK, numel))
+        part = source.chunk(item, start, min(start + source.block, numel))
         if job.dtype == "float64":
             return part.double()
         return part if part.dtype in (torch.float32, torch.float64) else part.float()
 
     def read() -> Iterator[Chunk]:
-        for start in range(0, numel, CHUNK):
+        for start in range(0, numel, source.block):
             base = None if job.base is None else wide(job.base, start)
             yield Chunk(start, [wide(item, start) for item in job.inputs], base)
 
@@ -76,8 +76,8 @@ def _chunks(job: Job, source: TensorSource) -> Chunks:
 
 def _verbatim(job: Job, source: TensorSource) -> Iterator[Tensor]:
     numel = _numel(job)
-    for start in range(0, numel, CHUNK):
-        stop = min(start + CHUNK, numel)
+    for start in range(0, numel, source.block):
+        stop = min(start + source.block, numel)
         first = source.chunk(job.reads[0], start, stop).clone()
         for item in job.reads[1:]:
             if not torch.equal(first, source.chunk(item, start, stop)):

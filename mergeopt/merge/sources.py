@@ -18,22 +18,27 @@ from mergeopt.checkpoint.locate import locate_model
 from mergeopt.checkpoint.reader import TensorReader
 from mergeopt.errors import InputError
 from mergeopt.merge.plan import Facts, Input
+from mergeopt.methods.chunks import CHUNK
 from mergeopt.recipe.recipe import ModelRef
+
+GPU_BLOCK = 1 << 24  # elements
 
 Checkpoints = Mapping[ModelRef, Checkpoint]
 
 
 class TensorSource(Protocol):
-    """Where the elements of input tensors come from.
-
-    `stable`: what `chunk` gave stays as it is after the next call, and asking again costs nothing.
-    """
+    """Where the elements of input tensors come from."""
 
     @property
-    def stable(self) -> bool: ...
+    def block(self) -> int:
+        """Elements to merge at a time: what stays in a CPU's cache, or enough to keep a GPU busy."""
+        ...
 
     def chunk(self, item: Input, start: int, stop: int) -> Tensor:
-        """Elements [start, stop) of a tensor, 1-D, stored dtype. The caller does not write into it."""
+        """Elements [start, stop) of a tensor, 1-D, stored dtype.
+
+        The caller does not write into it, nor use it after the next call for the same model.
+        """
         ...
 
 
@@ -76,7 +81,7 @@ class FileSource:
     Not for sharing between threads: one per worker over the same readers.
     """
 
-    stable = False
+    block = CHUNK
 
     def __init__(self, readers: Mapping[ModelRef, TensorReader], checkpoints: Checkpoints) -> None:
         self._readers, self._checkpoints = readers, checkpoints
@@ -104,7 +109,11 @@ class ResidentSource:
     """Every input tensor in memory, on the compute device, in its stored dtype."""
 
     tensors: Mapping[Input, Tensor]  # flat
-    stable = True
+
+    @property
+    def block(self) -> int:
+        some = next(iter(self.tensors.values()))  # all are on one device
+        return CHUNK if some.device.type == "cpu" else GPU_BLOCK
 
     def chunk(self, item: Input, start: int, stop: int) -> Tensor:
         return self.tensors[item][start:stop]

@@ -55,20 +55,18 @@ def _hash(counter: Tensor, key0: int, key1: int) -> Tensor:
     """Uniform int32 from int32 counters: two rounds of a multiply–xorshift mixer, keyed before each.
 
     The mixer is "lowbias32" (C. Wellons, hash-prospector, public domain); int32 products wrap on every device.
+    Overwrites `counter`: fresh memory for each step would cost more than the step.
     """
-    x = _mix(counter ^ key0)
-    return _mix(x + key1)
+    scratch = torch.empty_like(counter)
+    x = _mix(counter.bitwise_xor_(key0), scratch)
+    x += key1
+    return _mix(x, scratch)
 
 
-def _mix(x: Tensor) -> Tensor:
-    x = x ^ _shift(x, 16)
-    x *= 0x7FEB352D
-    x ^= _shift(x, 15)
-    x *= 0x846CA68B - (1 << 32)
-    x ^= _shift(x, 16)
+def _mix(x: Tensor, scratch: Tensor) -> Tensor:
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - (1 << 32)), (16, 1)):
+        torch.bitwise_right_shift(x, shift, out=scratch)
+        x ^= scratch.bitwise_and_((1 << (32 - shift)) - 1)  # a logical shift, of signed numbers
+        if factor != 1:
+            x *= factor
     return x
-
-
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int32."""
-    return (x >> bits).bitwise_and_((1 << (32 - bits)) - 1)

@@ -4,8 +4,8 @@ Mistakes that change nothing (a key nobody reads, a parameter the method does no
 working recipes are full of them. Mistakes that would change the result are errors.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -16,10 +16,17 @@ from mergeopt.recipe.document import Document, Route
 from mergeopt.recipe.format import ModelPart, RecipeFile, SlicePart, SourcePart
 from mergeopt.recipe.modules import without_modules
 from mergeopt.recipe.recipe import DTYPES, ModelRef, Recipe, Slice, Source
-from mergeopt.recipe.schema import REQUIRED, MethodSchema, ParameterSchema
+from mergeopt.recipe.rules import check_sources, with_base_as_source
+from mergeopt.recipe.schema import MethodSchema
 from mergeopt.recipe.settings import Setting, parse_setting
 
 Schemas = Mapping[str, MethodSchema]
+
+# mergekit's other methods: so that della_linear is not taken for a misspelt dare_linear.
+OTHER_METHODS = (
+    *("arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "della", "della_linear", "karcher", "model_stock"),
+    *("multislerp", "nearswap", "nuslerp", "ram", "ramplus_tl", "sce"),
+)
 
 # Dialects of neighbours, recognised by the key that gives them away.
 DIALECTS = {
@@ -62,7 +69,7 @@ class _Reader:
         file = self._validated()
         schema = self._schema(file.merge_method)
         self._name_unknown_keys(file, (), schema)
-        base = ModelRef.parse(file.base_model, self._at("base_model")) if file.base_model is not None else None
+        base = self._base(file)
         if file.models is not None:
             slices: tuple[Slice, ...] = (self._models(file.models, schema),)
         else:
@@ -147,7 +154,7 @@ class _Reader:
                 raise InputError(
                     f"is {dialect} (it has {key!r})",
                     where=self._at(key),
-                    remedy="this is not a merge recipe; see merge_method:",
+                    remedy="a merge recipe says merge_method: and models:",
                 )
 
     def _tokenizer_source(self, file: RecipeFile) -> str | None:
@@ -168,6 +175,10 @@ class _Reader:
 
     def _schema(self, name: str) -> MethodSchema:
         if name not in self.schemas:
+            known = ", ".join(sorted(self.schemas))
+            if name in OTHER_METHODS:
+                problem = f"method {name!r} of mergekit is not known here yet"
+                raise InputError(problem, where=self._at("merge_method"), remedy=f"known: {known}")
             remedy = did_you_mean(name, tuple(self.schemas))
             raise InputError(f"unknown method {name!r}", where=self._at("merge_method"), remedy=remedy)
         return self.schemas[name]
@@ -185,15 +196,29 @@ class _Reader:
     def _slice(self, part: SlicePart, index: int, schema: MethodSchema) -> Slice:
         route: Route = ("slices", index)
         self._name_unknown_keys(part, route, schema)
-        for key in ("base_model", "residual_weight"):
-            if getattr(part, key) is not None:
-                self._notice((*route, key), f"{key!r} inside a slice has no effect")
+        if part.residual_weight is not None:
+            self._notice((*route, "residual_weight"), "'residual_weight' has no effect")
         sources = []
         for i, source in enumerate(part.sources):
             here: Route = (*route, "sources", i)
             self._name_unknown_keys(source, here, schema)
             sources.append(self._source(source.model, self._range(source, here), source.parameters, here, schema))
         return Slice(tuple(sources), self._settings(part.parameters, (*route, "parameters"), schema))
+
+    def _base(self, file: RecipeFile) -> ModelRef | None:
+        """The base of the recipe; slices may say it instead of the top level, if all say the same."""
+        top = ModelRef.parse(file.base_model, self._at("base_model")) if file.base_model is not None else None
+        bases = {}
+        for i, part in enumerate(file.slices or []):
+            where = self.document.where(("slices", i, "base_model"))
+            bases[top if part.base_model is None else ModelRef.parse(part.base_model, where)] = where
+        if len(bases) > 1 or (top is not None and bases and top not in bases):
+            raise InputError(
+                "slices with a base of their own cannot be merged yet",
+                where=next(reversed(bases.values())),
+                remedy="give one base_model at the top level",
+            )
+        return next(iter(bases), top)
 
     def _source(
         self, model: Any, layers: tuple[int, int] | None, parameters: Any, route: Route, schema: MethodSchema
@@ -289,89 +314,6 @@ class _Reader:
 
     def _notice(self, route: Route, text: str) -> None:
         self.notices.append(f"{self.document.where(route)}: {text}")
-
-
-def with_base_as_source(recipe: Recipe, schema: MethodSchema) -> Recipe:
-    """An unlisted base is one more source of a `models:` recipe, as in mergekit: without deltas it changes the sum."""
-    if recipe.base is None or schema.takes_base or not recipe.whole_models:
-        return recipe
-    part = recipe.slices[0]
-    if any(source.model == recipe.base for source in part.sources):
-        return recipe
-    return replace(recipe, slices=(replace(part, sources=(*part.sources, Source(recipe.base))),))
-
-
-def check_sources(recipe: Recipe, schema: MethodSchema, where: str) -> None:
-    """The number of sources, the base, required parameters.
-
-    Raises:
-        InputError: a missing base, too few or too many sources, a required parameter that no level gives.
-    """
-    if schema.takes_base and recipe.base is None:
-        raise InputError(
-            f"{schema.name} needs base_model",
-            where=where,
-            remedy="add base_model: <what the models were tuned from>",
-        )
-    for part in recipe.slices:
-        models = [source.model for source in part.sources]
-        others = [model for model in models if not (schema.takes_base and model == recipe.base)]
-        if schema.takes_base and not recipe.whole_models and recipe.base not in models:
-            raise InputError(
-                f"{schema.name} finds base_model {str(recipe.base)!r} in no source of a slice",
-                where=where,
-                remedy="list the base as a source of every slice",
-            )
-        _check_number(len(others), schema, where)
-        if schema.max_sources != 1 or schema.takes_base:
-            _check_distinct(models, where)
-        for parameter in schema.parameters.values():
-            _check_required(parameter, part, recipe, schema, where)
-
-
-def _check_number(n: int, schema: MethodSchema, where: str) -> None:
-    low, high = schema.min_sources, schema.max_sources
-    if n < low or (high is not None and n > high):
-        wants = f"{low}" if low == high else f"at least {low}" if high is None else f"{low} to {high}"
-        beside = " beside the base" if schema.takes_base else ""
-        raise InputError(
-            f"{schema.name} takes {wants} models{beside}, given {n}",
-            where=where,
-            remedy=_source_remedy(schema),
-        )
-
-
-def _source_remedy(schema: MethodSchema) -> str:
-    if schema.max_sources == 1 and schema.takes_base:
-        return f"{schema.name} joins base_model and one other model: name the first of the pair as base_model"
-    return "add or remove models"
-
-
-def _check_distinct(models: Iterable[ModelRef], where: str) -> None:
-    seen: set[ModelRef] = set()
-    for model in models:
-        if model in seen:
-            raise InputError(f"model {str(model)!r} is listed twice", where=where, remedy="give it one weight instead")
-        seen.add(model)
-
-
-def _check_required(parameter: ParameterSchema, part: Slice, recipe: Recipe, schema: MethodSchema, where: str) -> None:
-    if parameter.default is not REQUIRED or parameter.name in recipe.parameters or parameter.name in part.parameters:
-        return
-    if not parameter.per_source:
-        raise InputError(
-            f"{schema.name} needs {parameter.name!r}",
-            where=where,
-            remedy=f"add it under parameters:, e.g. {parameter.name}: 0.5",
-        )
-    for source in part.sources:
-        exempt = schema.takes_base and source.model == recipe.base
-        if parameter.name not in source.parameters and not exempt:
-            raise InputError(
-                f"{schema.name} needs {parameter.name!r} for {str(source.model)!r}",
-                where=where,
-                remedy=f"add it under its parameters:, e.g. {parameter.name}: 0.5",
-            )
 
 
 def _kind(data: Any) -> str:

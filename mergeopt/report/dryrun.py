@@ -12,7 +12,6 @@ from mergeopt.merge.sources import facts
 from mergeopt.methods import SCHEMAS
 from mergeopt.study.search import SearchJob
 
-
 EFFICIENCY = 0.4  # of the matrix rate, that forward passes of short padded batches reach
 
 

@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from mergeopt.files import write_text
 from mergeopt.merge.folder import merge_to_folder
 from mergeopt.report.card import model_card
 from mergeopt.study.events import Listener, Phase, Written
+from mergeopt.study.log import plain
 from mergeopt.study.search import Found, SearchJob
 
 
@@ -20,17 +20,11 @@ def publish(found: Found, job: SearchJob, out: Path, listener: Listener) -> None
     listener(Phase("write", found.prepared.plan.nbytes))
     items = {info.name: {s: list(h) for s, h in info.hashes.items()} for info in job.suite.evals}
     merge_to_folder(found.prepared, out, progress=lambda count: listener(Written(count)), lock_also={"items": items})
-    write_text(out / "result.json", json.dumps(result_data(found, job), indent=1, default=float) + "\n")
+    write_text(out / "result.json", result_text(found, job))
     write_text(out / "README.md", model_card(found, job))
 
 
-def result_data(found: Found, job: SearchJob) -> dict[str, Any]:
-    """`result.json`: the table, and what is needed to score another model on the same items."""
-    options = job.file.optimize
-    objective = {
-        "entries": [entry.model_dump(mode="json", exclude_none=True) for entry in job.file.objective],
-        "near": str(job.near) if job.near else None,
-        "splits": options.splits.model_dump(),
-        "seed": options.seed,
-    }
-    return found.result.data() | {"objective": objective, "optimize": options.model_dump(mode="json")}
+def result_text(found: Found, job: SearchJob) -> str:
+    """`result.json`: the table and the options; no local path that the recipe does not name."""
+    data = found.result.data() | {"optimize": job.file.optimize.model_dump(mode="json")}
+    return json.dumps(plain(data), indent=1) + "\n"  # unbounded intervals as null: JSON has no infinity

@@ -1,20 +1,21 @@
 """Models side by side on evals: `mergeopt eval`."""
 
-import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mergeopt.errors import InputError
-from mergeopt.files import find_file
 from mergeopt.merge.sources import open_models
 from mergeopt.recipe.recipe import ModelRef, Recipe, Slice, Source
-from mergeopt.scoring.base import Scores, Split
+from mergeopt.scoring.base import SPLITS, Scores, Split
 from mergeopt.scoring.entry import ObjectiveEntry
 from mergeopt.scoring.splits import Shares
 from mergeopt.scoring.statistics import PairedDifference, interval, mean_stderr, paired_difference
 from mergeopt.scoring.suite import Suite
+from mergeopt.study.evals import find_eval, with_files
+from mergeopt.study.log import EventLog, read_log
 from mergeopt.study.result import Cell
 from mergeopt.study.tokenizer import load_tokenizer
 from mergeopt.study.workbench import Compute, Workbench
@@ -54,13 +55,13 @@ def evaluate_models(
     refs = [ModelRef.parse(name, "MODEL") for name in models]
     checkpoints = open_models(refs, None)
     tokenizer = load_tokenizer(checkpoints[refs[0]].folder)
-    searched = next((Path(name) for name in models if (Path(name) / "result.json").is_file()), None)
+    searched = next((Path(name) for name in models if (Path(name) / "search" / "log.jsonl").is_file()), None)
     if searched is not None and not evals:
         suite, chosen = _suite_of_search(searched, tokenizer, split, trust_eval_code)
     elif split is not None:
         raise InputError(f"--split {split} is for the output of a search, with no evals named")
     else:
-        entries = [ObjectiveEntry(eval=_eval_path(name), limit=limit) for name in evals]
+        entries = [ObjectiveEntry(eval=find_eval(name, None), limit=limit) for name in evals]
         suite, chosen = Suite.whole(entries, tokenizer=tokenizer, trust_eval_code=trust_eval_code), "all"
     scored: list[Scores] = []
     for ref in refs:  # one after the other: only one model's weights are held
@@ -71,33 +72,32 @@ def evaluate_models(
     ], suite.notices
 
 
-def _eval_path(name: str) -> str:
-    """Shipped evals by name; what is not shipped stays a task name of lm-eval."""
-    try:
-        return str(find_file(name, None, "evals"))
-    except InputError:
-        if name.endswith((".yaml", ".yml")):
-            raise
-        return name
-
-
 def _suite_of_search(out: Path, tokenizer: Any, split: str | None, trust: bool) -> tuple[Suite, Split]:
-    """The evals and items of a finished search."""
-    facts = json.loads((out / "result.json").read_text())["objective"]
-    entries = [ObjectiveEntry.model_validate(entry) for entry in facts["entries"]]
+    """The evals and items of a finished search, from its log; another reading of the report items is noted there."""
+    path = out / "search" / "log.jsonl"
+    if not path.is_file():
+        raise InputError("has no search/log.jsonl, so its evals are not known", where=str(out), remedy="name evals")
+    name = next((known for known in SPLITS[1:] if known == (split or "report")), None)
+    if name is None:
+        raise InputError(f"unknown split {split!r}", where="--split", remedy="use report, select or search")
+    events = read_log(path)
+    identity = events[0]["identity"]
+    near = Path(identity["near"]) if identity.get("near") else None
     suite = Suite.build(
-        entries,
+        with_files([ObjectiveEntry.model_validate(entry) for entry in identity["objective"]], near),
         tokenizer=tokenizer,
-        near=Path(facts["near"]) if facts.get("near") else None,
-        shares=Shares(**facts["splits"]),
-        seed=facts["seed"],
+        near=near,
+        shares=Shares(**identity["optimize"]["splits"]),
+        seed=identity["optimize"]["seed"],
         trust_eval_code=trust,
         allow_benchmark=True,
     )
-    name = split or "report"
-    if name not in ("search", "select", "report"):
-        raise InputError(f"unknown split {name!r}", where="--split", remedy="use report, select or search")
-    return suite, name  # type: ignore[return-value]
+    if name == "report":
+        readings = sum(event.get("kind") == "report" for event in events)
+        log = EventLog(path)
+        log.append("note", kind="report", payload={"reading": readings + 1, "by": "eval"}, time=time.time())
+        log.close()
+    return suite, name
 
 
 def _row(model: str, scores: Scores, first_scores: Scores, *, first: bool) -> ModelRow:

@@ -7,6 +7,7 @@ counts.
 """
 
 import logging
+import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,6 +85,7 @@ class StudyRecord:
         Raises:
             InputError: There is a study already, or the storage cannot be opened.
         """
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         lock = StudyLock(folder / "lock")
         try:
@@ -96,6 +98,8 @@ class StudyRecord:
             record._log.append("study", name=name, identity=identity, time=time.time())
         except BaseException:
             lock.release()
+            if made:  # nothing was begun: nothing stays
+                shutil.rmtree(made[-1])
             raise
         return record
 

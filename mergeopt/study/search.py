@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mergeopt.errors import InputError
+from mergeopt.errors import InputError, placed
 from mergeopt.merge.folder import Prepared, prepare
 from mergeopt.merge.plan import lay_out, unmatched_filters
 from mergeopt.merge.sources import Checkpoints, facts, open_models
@@ -27,6 +27,7 @@ from mergeopt.scoring.objective import Reference
 from mergeopt.scoring.statistics import detectable
 from mergeopt.scoring.suite import Suite
 from mergeopt.space.space import Space, parse_space
+from mergeopt.study.evals import with_files
 from mergeopt.study.events import Listener, Notice, Phase, Scored
 from mergeopt.study.loop import Budget, Loop, Point
 from mergeopt.study.record import StudyRecord, Trial
@@ -66,7 +67,7 @@ class SearchJob:
 def prepare_search(
     file: SearchFile, near: Path | None, *, trust_eval_code: bool = False, allow_benchmark: bool = False
 ) -> SearchJob:
-    """Opens models by their headers, parses the space, plans every branch, divides the items.
+    """Opens models by their headers, parses the space, plans every branch, divides the items; no weights are read.
 
     Args:
         file: From `read_search_file`.
@@ -77,6 +78,11 @@ def prepare_search(
     Raises:
         InputError: anything that would make the search fail later.
     """
+    with placed(file.recipe.source):
+        return _prepared(file, near, trust_eval_code, allow_benchmark)
+
+
+def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_benchmark: bool) -> SearchJob:
     if file.optimize.method == "gradient" or not file.optimize.portable:
         raise InputError(
             "learning by gradient is not available yet", where="optimize", remedy="use method: auto and portable: true"
@@ -90,12 +96,16 @@ def prepare_search(
         return shape
 
     space = parse_space(file.recipe, schemas=SCHEMAS, shape_of=shape_of)
+    if len(space.branches) == 1:  # a hole that one choice has no use for may serve another
+        for text in space.notices:
+            if text.endswith("no tensor takes its value from it"):
+                raise InputError(text, remedy="mend its filter, or leave it out")
     notices = [*file.notices, *space.notices]
     recipes = []
     for branch in space.branches:
         reading = read_recipe(Document(branch.recipe(branch.init), file.recipe.source, file.recipe.lines), SCHEMAS)
         if reading.notices:  # in a search file nothing may be said in vain
-            raise InputError(reading.notices[0].removeprefix(f"{file.recipe.source}: "), where=file.recipe.source)
+            raise InputError(reading.notices[0])
         recipes.append(reading.recipe)
         for ref in reading.recipe.models:
             shape_of(ref)
@@ -106,7 +116,7 @@ def prepare_search(
     opened.update(open_models([r for c in listed for r in c.recipe.models if r not in opened], near))
     found, left = contenders(recipes[0], listed, opened)
     suite = Suite.build(
-        file.objective,
+        with_files(file.objective, near),
         tokenizer=load_tokenizer(opened[recipes[0].donor].folder),
         near=near,
         shares=file.optimize.splits.shares,
@@ -352,6 +362,7 @@ def identity(job: SearchJob) -> dict[str, Any]:
     """What makes a study this one: recipe, objective, options, models and items. Budgets may grow on resuming."""
     options = job.file.optimize.model_dump(mode="json", exclude={"trials", "tokens", "time", "storage", "finalists"})
     return {
+        "near": str(job.near.resolve()) if job.near else None,
         "recipe": job.file.recipe.data,
         "objective": [entry.model_dump(mode="json") for entry in job.file.objective],
         "optimize": options,

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mergeopt.errors import InputError, did_you_mean
 from mergeopt.methods import SCHEMAS
+from mergeopt.optimizers import OPTIMIZERS
 from mergeopt.recipe.document import Document, Route, parse_document
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.write import to_yaml
@@ -28,14 +29,18 @@ SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|min|sec)?")
 
 def _count(value: Any) -> Any:
     """5M as 5000000."""
-    if isinstance(value, str) and (match := COUNT.fullmatch(value.strip())):
+    if isinstance(value, str):
+        if not (match := COUNT.fullmatch(value.strip())):
+            raise ValueError("write a number, e.g. 500k or 5M")
         return int(float(match[1]) * {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9}[match[2].lower()])
     return value
 
 
 def _seconds(value: Any) -> Any:
     """30m as 1800.0."""
-    if isinstance(value, str) and (match := SPAN.fullmatch(value.strip())):
+    if isinstance(value, str):
+        if not (match := SPAN.fullmatch(value.strip())):
+            raise ValueError("write e.g. 90s, 30m or 2h")
         return float(match[1]) * {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}[match[2] or "s"]
     return value
 
@@ -143,12 +148,14 @@ def read_search_file(
         InputError: with file, line and key.
     """
     notices = list(document.notices)
-    if isinstance(document.data, dict) and is_genome(document):
+    if not isinstance(document.data, dict):
+        raise InputError("is no search file", where=document.where(), remedy="it has the keys recipe: and objective:")
+    if is_genome(document):
         translation = translate_genome(document, schemas=SCHEMAS, layers=layers_of(donor_of(document)))
         notices += translation.notices
         data = {"recipe": translation.recipe, "objective": translation.objective}
         document = parse_document(to_yaml(data), f"{document.source} (translated)")
-    elif isinstance(document.data, dict) and "merge_method" in document.data:
+    elif "merge_method" in document.data:
         document = _from_recipe(document, free, evals)
     elif free:
         raise InputError("--free is for plain recipes; this is a search file", where=document.where())
@@ -157,6 +164,18 @@ def read_search_file(
         schema = SearchSchema.model_validate(document.data)
     except ValidationError as error:
         raise explained(error, document, SearchSchema) from None
+    if schema.optimize.method not in (*OPTIMIZERS, "gradient"):
+        raise InputError(
+            f"no optimizer is called {schema.optimize.method!r}",
+            where=document.where(("optimize", "method")),
+            remedy=did_you_mean(schema.optimize.method, tuple(OPTIMIZERS)),
+        )
+    if all(entry.is_constraint for entry in schema.objective):
+        raise InputError(
+            "only constraints, nothing to optimise",
+            where=document.where(("objective",)),
+            remedy="add an eval without at_most and at_least",
+        )
     return SearchFile(document.part("recipe"), tuple(schema.objective), schema.optimize, schema.learn, tuple(notices))
 
 
@@ -214,8 +233,10 @@ def _with(data: Any, path: Sequence[str], value: Any, text: str) -> Any:
 
 def explained(error: ValidationError, document: Document, schema: type[BaseModel]) -> InputError:
     """Pydantic's first complaint as one line with place and remedy."""
-    first = error.errors()[0]
-    route = tuple(step for step in first["loc"] if not _is_type_name(step))
+    complaints = [(tuple(s for s in e["loc"] if not _is_type_name(s)), e) for e in error.errors()]
+    route, first = complaints[0]
+    # of a value that fits none of several types the longest complaint knows most
+    route, first = max((c for c in complaints if c[0][: len(route)] == route), key=lambda c: len(c[1]["loc"]))
     problem, remedy = first["msg"][0].lower() + first["msg"][1:], None
     if first["type"] == "extra_forbidden":
         known = _fields(schema, route[:-1])
@@ -223,7 +244,9 @@ def explained(error: ValidationError, document: Document, schema: type[BaseModel
     elif first["type"] == "missing":
         problem, remedy = f"{route[-1]!r} is missing", f"add {route[-1]}:"
     else:
-        problem = f"{problem.removeprefix('value error, ')}, not {first['input']!r}"
+        given = repr(first["input"])
+        given = given if len(given) <= 60 else f"{given[:57]}..."
+        problem = f"{problem.removeprefix('value error, ')}, not {given}"
     return InputError(problem, where=document.where(route), remedy=remedy)
 
 

@@ -17,5 +17,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # transformers raises whatever its readers met
-        problem = f"the tokenizer cannot be loaded: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        problem = (
+            f"the tokenizer cannot be loaded: {(str(error).splitlines() or [type(error).__name__])[0].rstrip(' :')}"
+        )
         raise InputError(problem, where=str(folder), remedy="copy the tokenizer files into the folder") from None

@@ -54,9 +54,10 @@ class Compute:
             place = torch.device(name)
             torch.empty(0, device=place)
         except (RuntimeError, AssertionError) as error:
-            raise InputError(
-                f"no device {device!r}: {str(error).splitlines()[0]}", remedy="use cpu, cuda or auto"
-            ) from None
+            reason = str(error).partition("\n")[0]
+            if len(reason) > 100:  # torch lists all it knows
+                reason = "unknown"
+            raise InputError(f"no device {device!r}: {reason}", remedy="use cpu, cuda or auto") from None
         if dtype != "auto" and dtype not in DTYPES:
             raise InputError(f"unknown dtype {dtype!r}", remedy=f"use auto, {', '.join(DTYPES)}")
         if batch_size != "auto" and not (batch_size.isdigit() and int(batch_size)):

@@ -164,7 +164,8 @@ dtype: float32
 parameters: {weight: [0.9, 0.2], normalize: false}
 slices:
   - sources:
-      - {model: a, layer_range: [0, 3], parameters: {weight: [{filter: layers.1.mlp, value: 2}, {filter: q_, value: 3}]}}
+      - {model: a, layer_range: [0, 3],
+         parameters: {weight: [{filter: layers.1.mlp, value: 2}, {filter: q_, value: 3}]}}
       - {model: b, layer_range: [0, 3]}
     parameters: {weight: [{filter: self_attn, value: [0.1, 0.5]}]}
 """

@@ -84,7 +84,7 @@ def test_mistakes(old: str, new: str, parts: tuple[str, ...]):
         (
             "[1, 3]}",
             "[1, 3]}, {model: b, layer_range: [1, 3]}",
-            ("r.yml:2 slices", "passthrough takes 1 models, given 2"),
+            ("r.yml:2 slices", "passthrough takes 1 model, given 2"),
         ),
     ],
 )
@@ -212,8 +212,32 @@ def test_slerp_joins_two():
     text = "merge_method: slerp\nbase_model: a\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.5}\n"
     assert reading(text).notices == ()
     assert reading(text.replace("{model: a}, ", "")).notices == ()
-    assert "base_model and one other" in refusal(text.replace("base_model: a", "base_model: c"))
+    assert "slerp takes 1 model beside base_model, given 2; slerp joins two models" in refusal(
+        text.replace("base_model: a", "base_model: c")
+    )
     assert "slerp needs 't'" in refusal(text.replace("parameters: {t: 0.5}", "parameters:"))
+
+
+def test_a_base_may_stand_in_the_slices():
+    text = """\
+    merge_method: slerp
+    parameters: {t: 0.5}
+    slices:
+      - sources: [{model: a, layer_range: [0, 1]}, {model: b, layer_range: [0, 1]}]
+        base_model: b
+      - sources: [{model: a, layer_range: [1, 2]}, {model: b, layer_range: [1, 2]}]
+        base_model: b
+    """
+    found = reading(text)
+    assert found.recipe.base == ModelRef("b") and found.notices == ()
+    other = text.replace("[1, 2]}]\n        base_model: b", "[1, 2]}]\n        base_model: a")
+    assert refusal(other).startswith("r.yml:7 slices[1].base_model: slices with a base of their own")
+    assert "base of their own" in refusal(text.replace("merge_method", "base_model: a\n    merge_method"))
+
+
+def test_methods_of_mergekit_that_are_missing_are_not_misspelt_ones():
+    line = refusal(TIES.replace("ties", "della_linear"))
+    assert "'della_linear' of mergekit is not known here yet; known: dare_linear" in line
 
 
 def test_model_references():
@@ -253,5 +277,5 @@ def test_one_module_is_read_as_if_its_content_stood_at_the_top():
 def test_modules_keep_their_lines_and_several_are_refused():
     assert refusal(MODULES).startswith("r.yml:9 models[1].parameters.weight")
     assert "several modules" in refusal(MODULES + "modules: {a: {models: []}, b: {models: []}}\n")
-    assert "is no module" in refusal(MODULES.split("modules:")[0] + "modules: {default: 3}\n")
+    assert "is no module" in refusal(MODULES.split("modules:", maxsplit=1)[0] + "modules: {default: 3}\n")
     assert "stands at the top level too" in refusal(MODULES.replace("half", "1") + "models: [{model: c}]\n")

@@ -127,6 +127,6 @@ def test_kinds_are_read_kindly(data: object, kind: str, value: object):
     ],
 )
 def test_mistakes_are_named(data: object, kind: str, word: str):
-    with pytest.raises(InputError, match="^here") as caught:
+    with pytest.raises(InputError, match=r"^here") as caught:
         parse_setting(data, kind, "here")
     assert word in str(caught.value)

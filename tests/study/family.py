@@ -1,7 +1,6 @@
 """A family that trains in two seconds and differs in what it can do, with evals and search files to go with it."""
 
 import json
-from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -42,10 +41,11 @@ FIRST_LETTER = {
 }
 
 
-@cache
 def family(factory: pytest.TempPathFactory) -> Path:
     """A working folder, made once per run: `zoo/base`, `zoo/upper`, `zoo/sort`, `evals/`. Tests only read it."""
-    folder = factory.mktemp("family")
+    folder = factory.getbasetemp() / "searched-family"
+    if folder.exists():
+        return folder
     make_family(SPEC, folder / "zoo")
     for task in TASKS:
         write_eval(folder / "evals", f"{task}_lines", task, PERPLEXITY)
