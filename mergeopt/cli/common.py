@@ -10,11 +10,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import typer
 
 from mergeopt.errors import InputError, MergeoptError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -65,6 +68,14 @@ def warn(notices: Iterable[str], *, strict: bool = False) -> None:
         if strict:
             raise InputError(text)
         typer.echo(typer.style("note: ", fg="yellow") + text, err=True)
+
+
+def screen() -> "Console":
+    """Where tables go: as wide as the terminal; as wide as they are where the output is piped."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
 
 
 def check_out(out: Path, *, force: bool, resume: bool = False) -> None:

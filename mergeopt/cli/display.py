@@ -7,7 +7,17 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from mergeopt.study.events import Event, Notice, Phase, Scored, TrialDone, Written
 
@@ -84,6 +94,15 @@ def working(words: str, *, quiet: bool) -> Iterator[None]:
         yield
 
 
+class _Count(ProgressColumn):
+    """``12/60``, or of a phase whose steps are bytes ``1.2/2.5 GB``."""
+
+    def render(self, task: Task) -> Text:
+        unit, word = (1e9, " GB") if task.fields["of_bytes"] else (1, "")
+        parts = [task.completed] if task.total is None else [task.completed, task.total]
+        return Text("/".join(f"{part / unit:.{1 if word else 0}f}" for part in parts) + word)
+
+
 class StudyDisplay:
     """Shows a study's events; a listener and a context manager."""
 
@@ -102,7 +121,7 @@ class StudyDisplay:
         if self._live:
             columns = (
                 SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24),
-                TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[best]}"), TimeRemainingColumn(),
+                _Count(), TextColumn("{task.fields[best]}"), TimeRemainingColumn(),
             )  # fmt: skip
             self._progress = Progress(*columns, console=self._console, transient=True)
             self._progress.start()
@@ -136,7 +155,7 @@ class StudyDisplay:
             return
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(words, total=event.steps, best="")
+        self._task = self._progress.add_task(words, total=event.steps, best="", of_bytes=event.name == "write")
 
     def _trial(self, event: TrialDone) -> None:
         best = "" if event.best is None else f"best {event.best:.3f}"
@@ -151,4 +170,4 @@ class StudyDisplay:
             self._progress.advance(self._task, count)
 
     def _line(self, text: str, style: str = "") -> None:
-        self._console.print(text, style=style, highlight=False, markup=False)
+        self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=not self._live)

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from mergeopt.cli.common import command, warn
+from mergeopt.cli.common import command, screen, warn
 from mergeopt.errors import InputError
 
 
@@ -40,9 +40,7 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps([_plain(row) for row in rows]))
     else:
-        from rich.console import Console
-
-        Console().print(eval_table(rows))
+        screen().print(eval_table(rows))
 
 
 def divide(things: list[str]) -> tuple[list[str], list[str]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from mergeopt.cli.common import check_out, command, warn
+from mergeopt.cli.common import check_out, command, screen, warn
 from mergeopt.errors import InputError
 
 
@@ -34,6 +34,7 @@ def search(
 
     from mergeopt.files import find_file
     from mergeopt.recipe.document import read_document
+    from mergeopt.study.lock import StudyLock
     from mergeopt.study.search import layers_near, prepare_search
     from mergeopt.study.searchfile import read_search_file
     from mergeopt.study.workbench import Compute
@@ -51,19 +52,19 @@ def search(
         for line in dry_run_lines(job, out, compute.device):
             typer.echo(line)
         return
-    if force and not resume:
-        shutil.rmtree(out / "search", ignore_errors=True)
+    if force and not resume and (out / "search").is_dir():
+        StudyLock(out / "search" / "lock").release()  # refuses while another process writes it
+        shutil.rmtree(out / "search")
     _run(job, out, compute, resume=resume, quiet=quiet or as_json, as_json=as_json)
 
 
 def _run(job: Any, out: Path, compute: Any, *, resume: bool, quiet: bool, as_json: bool) -> None:
-    from rich.console import Console
-
     from mergeopt.cli.display import StudyDisplay
-    from mergeopt.report.publish import publish, result_text
+    from mergeopt.report.publish import check_room, publish, result_text
     from mergeopt.report.table import result_table, verdict
     from mergeopt.study.search import open_record, run_search
 
+    check_room(job, out)
     existed = out.exists()
     record = open_record(job, out / "search", resume=resume)
     try:
@@ -77,8 +78,8 @@ def _run(job: Any, out: Path, compute: Any, *, resume: bool, quiet: bool, as_jso
     if as_json:
         typer.echo(result_text(found, job), nl=False)
     elif not quiet:
-        console = Console()
-        console.print(result_table(found.result))
+        console = screen()
+        console.print(result_table(found.result, console.width))
         for line in verdict(found.result):
             console.print(line, highlight=False, markup=False)
         console.print(f"wrote {out}", highlight=False, markup=False)

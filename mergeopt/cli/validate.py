@@ -8,11 +8,12 @@ import typer
 
 from mergeopt.cli.common import command, fail, warn
 from mergeopt.errors import InputError, placed
+from mergeopt.files import find_file
 
 
 @command
 def validate(
-    files: list[Path] = typer.Argument(help="Recipes or search files."),
+    files: list[Path] = typer.Argument(help="Recipes or search files; of shipped spaces the name."),
     strict: bool = typer.Option(False, "--strict", help="Keys without effect are errors."),
     models: bool = typer.Option(False, "--models", help="Also open the models' headers and plan every tensor."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object per file."),
@@ -21,7 +22,7 @@ def validate(
     failed = False
     for path in files:
         try:
-            notices, what = check(path, models)
+            notices, what = check(path if path.exists() else find_file(str(path), None, "search_spaces"), models)
             if strict and notices:
                 raise InputError(notices[0])
             row: dict[str, Any] = {"file": str(path), "ok": True, "what": what, "notices": notices}

@@ -5,6 +5,7 @@ same numbers. Inside everything is float32 (float64 where an input or the output
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,12 +45,16 @@ def compute(job: Job, method: Method, source: TensorSource, seed: int, remembere
         yield merged.to(target)
 
 
-def whole(job: Job, method: Method, source: TensorSource, seed: int) -> Any:
-    """What the method must know of the whole tensor, for `compute` to remember."""
+def whole(job: Job, method: Method, source: TensorSource, seed: int, memo: dict[str, Any]) -> Any:
+    """What the method must know of the whole tensor, for `compute` to remember.
+
+    `memo` is kept by the caller as long as the job's inputs are the same tensors.
+    """
     if job.verbatim or method.measure is None:
         return None
     arguments = method.arguments(job.coefficients)
-    return method.measured(_chunks(job, source), arguments, Draws(seed, job.tensor))
+    chunks = replace(_chunks(job, source), memo=memo)
+    return method.measured(chunks, arguments, Draws(seed, job.tensor))
 
 
 def depends(job: Job, method: Method) -> Mapping[str, Any]:

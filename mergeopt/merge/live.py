@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mergeopt.errors import InputError, MergeoptError
 from mergeopt.merge.compute import compute, depends, whole
-from mergeopt.merge.plan import Job, Plan
+from mergeopt.merge.plan import Input, Job, Plan
 from mergeopt.merge.sources import TensorSource
 from mergeopt.methods import METHODS
 
@@ -31,6 +31,7 @@ class LiveModel:
         self._views, self._source = views, source
         self._written: dict[str, tuple[str, int, Job]] = {}
         self._remembered: dict[str, tuple[Any, Any]] = {}
+        self._memos: dict[tuple[tuple[Input, ...], Input | None], dict[str, Any]] = {}
 
     def write(self, plan: Plan) -> None:
         """Makes the model the plan's output.
@@ -56,7 +57,8 @@ class LiveModel:
         key = (plan.method, plan.seed, job.inputs, job.base, depends(job, method))
         kept = self._remembered.get(job.tensor)
         if kept is None or kept[0] != key:
-            kept = (key, whole(job, method, self._source, plan.seed))
+            memo = self._memos.setdefault((job.inputs, job.base), {})
+            kept = (key, whole(job, method, self._source, plan.seed, memo))
             self._remembered[job.tensor] = kept
         return kept[1]
 

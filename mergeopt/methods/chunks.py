@@ -7,7 +7,8 @@ from (streamed, resident, searched).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,10 +29,14 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """The chunks of one tensor of `numel` elements, in index order, as often as asked."""
+    """The chunks of one tensor of `numel` elements, in index order, as often as asked.
+
+    `memo` keeps what depends on the tensors alone, for whoever merges the same ones again with other coefficients.
+    """
 
     numel: int
     read: Callable[[], Iterator[Chunk]]
+    memo: dict[str, Any] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Chunk]:
         return self.read()
@@ -97,9 +102,10 @@ def cutoffs(chunks: Chunks, kept: Sequence[int]) -> list[Cutoff]:
     if not wanted:
         return result
     if chunks.numel <= _SMALL:
-        parts = [[_bits(chunk, i) for i in wanted] for chunk in chunks]
-        for i, bits in zip(wanted, map(torch.cat, zip(*parts, strict=True)), strict=True):
-            result[i] = _selected(bits, kept[i])
+        ranked = chunks.memo.get("ranked") or chunks.memo.setdefault("ranked", _ranked(chunks, n))
+        for i in wanted:
+            bits, ascending = ranked[i]
+            result[i] = _selected(bits, ascending, kept[i])
         return result
     upper = {i: torch.zeros(1 << 16, dtype=torch.int64) for i in wanted}
     for chunk in chunks:
@@ -122,11 +128,19 @@ def cutoffs(chunks: Chunks, kept: Sequence[int]) -> list[Cutoff]:
     return result
 
 
-def _selected(bits: Tensor, k: int) -> Cutoff:
+def _ranked(chunks: Chunks, n: int) -> list[tuple[Tensor, Tensor]]:
+    """Per source: the bits of its magnitudes [numel] as they stand, and in ascending order."""
+    parts = [[_bits(chunk, i) for i in range(n)] for chunk in chunks]
+    return [(bits, bits.sort().values) for bits in map(torch.cat, zip(*parts, strict=True))]
+
+
+def _selected(bits: Tensor, ascending: Tensor, k: int) -> Cutoff:
     """The cutoff of the k largest of a whole tensor [numel]."""
-    value = bits.kthvalue(bits.numel() - k + 1).values
-    wanted = k - int((bits > value).sum())
-    last = int((bits == value).nonzero()[wanted - 1])
+    numel = bits.numel()
+    value = ascending[numel - k]
+    above = numel - int(torch.searchsorted(ascending, value, right=True))
+    equal = numel - above - int(torch.searchsorted(ascending, value))
+    last = numel - 1 if k - above == equal else int((bits == value).nonzero()[k - above - 1])
     return Cutoff(float(value.view(torch.float32)), last)
 
 

@@ -17,16 +17,7 @@ def _short_lists(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
 
 
-def _number(dumper: yaml.SafeDumper, data: float) -> yaml.Node:
-    # PyYAML writes 1e-05, which YAML 1.1 reads back as text: keep the point.
-    text = repr(data)
-    if "e" in text and "." not in text:
-        text = text.replace("e", ".0e")
-    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
-
-
 _Dumper.add_representer(list, _short_lists)
-_Dumper.add_representer(float, _number)
 
 
 def to_yaml(data: Any) -> str:

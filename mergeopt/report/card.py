@@ -1,26 +1,29 @@
 """The model card: what was merged, how it was found, and what it scores, in the form the Hub reads."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.write import recipe_data, to_yaml
-from mergeopt.report.table import markdown_text, public_name, result_markdown, verdict
+from mergeopt.report.table import markdown_text, result_markdown, verdict
 from mergeopt.study.search import Found, SearchJob
 
 
 def model_card(found: Found, job: SearchJob) -> str:
     """README.md of OUT: front matter, the merge under mergekit's headings, the search, the honest table."""
     recipe = found.winner.recipe
+    names = {str(ref): card_name(ref, checkpoint.folder) for ref, checkpoint in job.checkpoints.items()}
     front: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["merge", "mergekit", "mergeopt"],
     }
-    hub = [ref.path for ref in recipe.models if is_hub_id(ref)]
+    hub = [ref.path for ref in recipe.models if is_from_hub(ref, job.checkpoints[ref].folder)]
     if hub:
         front |= {"base_model": hub, "base_model_relation": "merge"}
-    merged = "\n".join(f"* {markdown_text(card_name(ref))}" for ref in recipe.models)
+    merged = "\n".join(f"* {markdown_text(names[str(ref)])}" for ref in recipe.models)
+    again = [text for text in found.result.notices if text.startswith("the report items were read")]
     data = recipe_data(recipe)
     lines = [
         "---",
@@ -28,12 +31,13 @@ def model_card(found: Found, job: SearchJob) -> str:
         "---",
         "# Merged model",
         "",
-        "A merge of pre-trained language models, its coefficients learned with mergeopt.",
+        "A merge of pre-trained language models, "
+        + ("its coefficients learned with mergeopt." if found.result.learned else "compared with others by mergeopt."),
         "",
         "## Merge Details",
         "### Merge Method",
         "",
-        f"`{recipe.method}`" + (f", base {markdown_text(card_name(recipe.base))}" if recipe.base else ""),
+        f"`{recipe.method}`" + (f", base {markdown_text(names[str(recipe.base)])}" if recipe.base else ""),
         "",
         "### Models Merged",
         "",
@@ -45,14 +49,14 @@ def model_card(found: Found, job: SearchJob) -> str:
         "Candidates were scored on the search items and the winner chosen on the select items; the table is from "
         "report items that nothing before had seen. Objective: 0 is the base, 1 the best parent on each eval.",
         "",
-        result_markdown(found.result),
+        result_markdown(found.result, names),
         "",
-        *(f"* {markdown_text(line)}" for line in verdict(found.result)),
+        *(f"* {markdown_text(line)}" for line in [*verdict(found.result, names), *again]),
         "",
         "### Configuration",
         "",
         "```yaml",
-        to_yaml(_public(data, recipe.models)).rstrip(),
+        to_yaml(_public(data, names)).rstrip(),
         "```",
         "",
         "Made again with `mergeopt merge recipe.yaml OUT`; `recipe.lock.json` has the hash of every tensor.",
@@ -61,21 +65,20 @@ def model_card(found: Found, job: SearchJob) -> str:
     return "\n".join(lines)
 
 
-def is_hub_id(ref: ModelRef) -> bool:
-    """Does the name mean a Hub repository, not a folder here?"""
-    return ref.path.count("/") == 1 and not ref.path.startswith((".", "/", "~")) and not Path(ref.path).exists()
+def is_from_hub(ref: ModelRef, folder: Path) -> bool:
+    """Does the model lie in the Hub's cache, under the name the recipe calls it by?"""
+    return f"models--{ref.path.replace('/', '--')}" in folder.parts
 
 
-def card_name(ref: ModelRef) -> str:
+def card_name(ref: ModelRef, folder: Path) -> str:
     """The Hub id, or `local:<last part>` of a folder."""
-    return ref.path if is_hub_id(ref) else f"local:{public_name(ref.path).rsplit('/', 1)[-1]}"
+    return str(ref) if is_from_hub(ref, folder) else f"local:{Path(ref.path).name}"
 
 
-def _public(data: Any, models: tuple[ModelRef, ...]) -> Any:
+def _public(data: Any, names: Mapping[str, str]) -> Any:
     """The recipe's data with local paths replaced."""
-    names = {str(ref): card_name(ref) for ref in models}
     if isinstance(data, dict):
-        return {key: _public(value, models) for key, value in data.items()}
+        return {key: _public(value, names) for key, value in data.items()}
     if isinstance(data, list):
-        return [_public(value, models) for value in data]
+        return [_public(value, names) for value in data]
     return names.get(data, data) if isinstance(data, str) else data

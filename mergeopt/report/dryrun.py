@@ -22,11 +22,15 @@ def dry_run_lines(job: SearchJob, out: Path, device: torch.device) -> list[str]:
     sources = sum(checkpoint.nbytes for checkpoint in job.checkpoints.values())
     tokens = tokens_per_trial(job)
     parameters = sum(prod(job_.shape) for job_ in plan.jobs)
-    seconds = options.most_trials * tokens * 2 * parameters / (EFFICIENCY * matrix_rate(device))
+    seconds = tokens * 2 * parameters / (EFFICIENCY * matrix_rate(device))
+    trials = options.expected_trials(tokens)
+    if options.time is not None:
+        trials = min(trials, int(options.time / seconds) + 1)
+    about = "" if trials == options.trials or (options.tokens is None and options.time is None) else "about "
     place = next(p for p in (out, *out.absolute().parents) if p.exists())
     lines = [
         f"models   {len(job.checkpoints)}, {sources / 1e9:.2f} GB; tensors {len(plan.jobs)}",
-        f"trials   {options.most_trials} by {options.method}, in generations of {options.batch}",
+        f"trials   {about}{trials} by {options.method}, in generations of {options.batch}",
     ]
     for branch in job.space.branches:
         lines.append(f"space    {len(branch.dimensions)} numbers{f' for {branch.name}' if branch.name else ''}")
@@ -36,7 +40,7 @@ def dry_run_lines(job: SearchJob, out: Path, device: torch.device) -> list[str]:
     lines += [
         f"memory   about {(sources + 2 * plan.nbytes) / 1e9:.2f} GB for sources, the live model and working space",
         f"disk     {plan.nbytes / 1e9:.2f} GB of {shutil.disk_usage(place).free / 1e9:.0f} GB free",
-        f"time     about {_words(seconds)} for the trials ({tokens:,} tokens each), as far as a multiplication tells",
+        f"time     about {_words(trials * seconds)} of trials ({tokens:,} tokens each), from the speed of a multiplication",
         f"detects  a difference of {job.detectable():.3f} in the mean score (report items, power 0.8)",
     ]
     return lines

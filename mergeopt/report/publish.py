@@ -1,14 +1,32 @@
 """The winner becomes a model folder: weights, recipe, lock, results, card."""
 
 import json
+import shutil
 from pathlib import Path
 
+from mergeopt.errors import MergeoptError
 from mergeopt.files import write_text
 from mergeopt.merge.folder import merge_to_folder
+from mergeopt.merge.plan import make_plan
+from mergeopt.merge.sources import facts
+from mergeopt.methods import SCHEMAS
 from mergeopt.report.card import model_card
 from mergeopt.study.events import Listener, Phase, Written
 from mergeopt.study.log import plain
 from mergeopt.study.search import Found, SearchJob
+
+
+def check_room(job: SearchJob, out: Path) -> None:
+    """Is there room for the winner? Better said before the search than after it.
+
+    Raises:
+        MergeoptError: the disk is too full.
+    """
+    needed = make_plan(job.recipe, facts(job.checkpoints), SCHEMAS[job.recipe.method]).nbytes
+    place = next(path for path in (out, *out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise MergeoptError(f"{out}: the model needs {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free")
 
 
 def publish(found: Found, job: SearchJob, out: Path, listener: Listener) -> None:

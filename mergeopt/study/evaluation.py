@@ -81,6 +81,8 @@ def _suite_of_search(out: Path, tokenizer: Any, split: str | None, trust: bool) 
     if name is None:
         raise InputError(f"unknown split {split!r}", where="--split", remedy="use report, select or search")
     events = read_log(path)
+    if not events or events[0]["event"] != "study":
+        raise InputError("is not the log of a study", where=str(path), remedy="name evals")
     identity = events[0]["identity"]
     near = Path(identity["near"]) if identity.get("near") else None
     suite = Suite.build(

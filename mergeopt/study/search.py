@@ -125,6 +125,8 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
         allow_benchmark=allow_benchmark,
     )
     notices += [*left, *suite.notices]
+    if file.learn is not None:
+        notices.append(f"learn: has no effect on method {file.optimize.method}")
     return SearchJob(file, space, recipes[0], opened, found, suite, near, tuple(dict.fromkeys(notices)))
 
 
@@ -215,7 +217,7 @@ class Study:
             options.method,
             [branch.dimensions for branch in branches],
             seed=options.seed,
-            trials=self._planned_trials(),
+            trials=self._planned_trials(reference),
             starts=self._starts(),
             batch=options.batch,
         )
@@ -226,10 +228,11 @@ class Study:
         self.consensus = optimizer.consensus() if trials else None
         return trials
 
-    def _planned_trials(self) -> int:
+    def _planned_trials(self, reference: Reference) -> int:
         """The budget the study was begun with: proposals depend on it; a larger one on resuming only goes on longer."""
         if not self.record.notes("planned"):
-            self.record.note("planned", {"trials": self.job.file.optimize.most_trials})
+            expected = self.job.file.optimize.expected_trials(reference.base.tokens)
+            self.record.note("planned", {"trials": expected})
         return int(self.record.notes("planned")[0]["trials"])
 
     def _starts(self) -> list[Start]:
@@ -297,6 +300,7 @@ class Study:
         notices = list(self.job.notices)
         if readings:
             notices.append(f"the report items were read {readings + 1} times: they are no longer fresh")
+            self.listener(Notice(notices[-1]))
         claimed = next((t.value for t in trials if winner.name == f"trial {t.number}"), None)
         return Result(
             winner=winner.name,

@@ -89,6 +89,10 @@ class Optimize(_Section):
             return self.trials
         return 200 if self.tokens is None and self.time is None else 1_000_000
 
+    def expected_trials(self, tokens: int) -> int:
+        """How many trials the budget of trials and tokens allows where each takes so many tokens."""
+        return self.most_trials if self.tokens is None else min(self.most_trials, -(-self.tokens // max(tokens, 1)))
+
 
 class Prompts(_Section):
     """Unlabelled prompts that a teacher answers."""

@@ -1,5 +1,6 @@
 """The candidate in memory and the model on disk are the same numbers, whatever transformers makes of the names."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -175,6 +176,18 @@ def test_weights_that_are_not_finite_fail_and_leave_the_tensor(llamas: Prepared)
     assert torch.equal(before[UP], weights(candidate)[UP])
     candidate.write(llamas.plan)
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(candidate).items())
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare_linear", "dare_ties"])
+@pytest.mark.parametrize("broken", ["a", "base"])
+def test_a_source_that_holds_nan_fails(inside: Path, llamas: Prepared, method: str, broken: str):
+    weights = read_weights(inside / broken)
+    weights[UP].view(-1)[weights[UP].numel() // 2] = float("nan")
+    shutil.rmtree(inside / broken)
+    write_model(inside / broken, weights)
+    of = prepared(RECIPE.format(method=method))
+    with pytest.raises(NotFiniteError, match=UP):
+        living(of).write(of.plan)
 
 
 def test_names_and_model_must_belong_together(llamas: Prepared):

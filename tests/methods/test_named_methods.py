@@ -48,6 +48,15 @@ def test_slerp_of_one_direction_is_linear():
     same(slerp([-A], A, t=0.25), (A * 0.5).tolist())
 
 
+@pytest.mark.parametrize("cosine, linear_there", [(0.9994, False), (0.9996, True)])
+def test_slerp_is_linear_where_the_angle_is_small(cosine: float, linear_there: bool):
+    x = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    y = torch.tensor([cosine, math.sqrt(1 - cosine**2)], dtype=torch.float64)
+    middle = slerp([y], x, t=0.5)
+    assert torch.equal(middle, (x + y) / 2) == linear_there
+    assert float(middle.norm()) == pytest.approx(1, abs=1e-12) or linear_there
+
+
 def test_slerp_with_a_zero_tensor():
     same(slerp([ZERO], A, t=0.5), (A * math.sqrt(0.5)).tolist())
     same(slerp([ZERO], ZERO, t=0.5), [0, 0, 0])

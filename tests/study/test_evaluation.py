@@ -16,7 +16,7 @@ CPU = Compute(torch.device("cpu"))
 
 
 def test_differences_are_to_the_first_model(work: Path) -> None:
-    rows, notices = evaluate_models(
+    rows, _ = evaluate_models(
         ["zoo/base", "zoo/upper"], ["evals/upper_lines.yaml", "evals/upper_first.yaml"], CPU, limit=20
     )
     assert [row.model for row in rows] == ["zoo/base", "zoo/upper"] and rows[0].against == {}
@@ -38,7 +38,7 @@ def test_the_splits_of_a_search(work: Path, tmp_path: Path) -> None:
     assert rows[1].evals == outcome.found.result.row("zoo/base").evals
     select, _ = evaluate_models([out], [], CPU, split="select")
     assert select[0].evals != winner.evals
-    _, notices = evaluate_models([out], ["evals/upper_lines.yaml"], CPU)
+    evaluate_models([out], ["evals/upper_lines.yaml"], CPU)  # named evals read no report items
     again = search(search_data(trials=2), tmp_path, resume=True)
     assert [n for n in again.found.result.notices if "report items were read 3 times" in n]
 

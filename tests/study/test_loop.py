@@ -78,7 +78,7 @@ def told(optimizer: FakeOptimizer) -> list[Outcome]:
 
 def test_every_outcome_is_told_in_order(tmp_path: Path) -> None:
     optimizer = Spy(POINTS)
-    trials, world, events = run(tmp_path, optimizer, Budget(7))
+    trials, _, events = run(tmp_path, optimizer, Budget(7))
     assert [t.number for t in trials] == list(range(7))
     assert optimizer.known == [0, 0, 2, 2, 4, 4, 6]  # nobody hears of half a generation
     outcomes = told(optimizer)

@@ -80,7 +80,9 @@ def test_the_table_has_paired_differences() -> None:
     assert rows[0].against is None
     for row, (_, other) in zip(rows[1:], scored[1:], strict=True):
         assert row.against is not None
-        difference = (scored[0][1]["acc"].items - other["acc"].items) / (scores(0.7)["acc"].value - scores(0.3)["acc"].value)
+        difference = (scored[0][1]["acc"].items - other["acc"].items) / (
+            scores(0.7)["acc"].value - scores(0.3)["acc"].value
+        )
         assert row.against.mean == pytest.approx(difference.mean())
         assert row.against.stderr == pytest.approx(difference.std(ddof=1) / np.sqrt(ITEMS))
         assert row.against.mean == pytest.approx(rows[0].objective - row.objective)

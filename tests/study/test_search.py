@@ -126,7 +126,9 @@ def test_paired_differences_are_those_of_the_items(searched: Outcome) -> None:
         name: min(n["evals"][name]["value"] for n in base if n["name"] in ("zoo/upper", "zoo/sort"))
         for name in ("upper_lines", "sort_lines")
     }
-    best["upper_first"] = max(n["evals"]["upper_first"]["value"] for n in base if n["name"] in ("zoo/upper", "zoo/sort"))
+    best["upper_first"] = max(
+        n["evals"]["upper_first"]["value"] for n in base if n["name"] in ("zoo/upper", "zoo/sort")
+    )
     for row in result.rows:
         if row.against is None:
             continue
@@ -147,7 +149,9 @@ def test_the_same_seed_gives_the_same_history(work: Path, tmp_path: Path) -> Non
     assert [t.params for t in search(data, tmp_path / "c").trials] != [t.params for t in first.trials]
 
 
-def test_a_finished_study_resumes_without_measuring(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_study_resumes_without_measuring(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = search(search_data(), tmp_path)
 
     def measured(*_: Any, **__: Any) -> None:
@@ -215,7 +219,9 @@ def test_known_recipes_are_points_of_the_space(work: Path, tmp_path: Path) -> No
     kept = {row.name: row for row in outcome.found.result.rows}
     assert kept["known"].kind == "start"
     assert not [text for text in outcome.said if "'known'" in text]
-    assert [text for text in outcome.said if "start 'finer' is no point of the space; the search begins at the near" in text]
+    assert [
+        text for text in outcome.said if "start 'finer' is no point of the space; the search begins at the near" in text
+    ]
     # what is scored as a trial is what the recipe says
     scored = next(e for e in outcome.events if isinstance(e, Scored) and (e.name, e.split) == ("known", "search"))
     assert outcome.trials[0].scores["upper_lines"] == pytest.approx(scored.scores["upper_lines"].value, rel=1e-4)
@@ -314,7 +320,9 @@ def test_models_are_scored_with_their_own_config(work: Path, tmp_path: Path) -> 
     result = outcome.found.result
     assert result.row("turned").evals["upper_lines"].value > result.row("zoo/upper").evals["upper_lines"].value + 0.01
     rows, _ = evaluate_models([str(tmp_path / "turned"), "zoo/upper"], ["evals/upper_lines.yaml"], CPU)
-    assert rows[0].evals["upper_lines"].value == pytest.approx(result.row("turned").evals["upper_lines"].value, rel=1e-5)
+    assert rows[0].evals["upper_lines"].value == pytest.approx(
+        result.row("turned").evals["upper_lines"].value, rel=1e-5
+    )
 
 
 def test_a_model_may_have_any_name(work: Path, tmp_path: Path) -> None:
@@ -324,7 +332,9 @@ def test_a_model_may_have_any_name(work: Path, tmp_path: Path) -> None:
     for name in ("uniform", "consensus", "trial 0"):
         shutil.copytree(work / "zoo" / "upper", tmp_path / name)
     space = recipe()
-    space["models"] = [{"model": n, "parameters": {"weight": hole()}} for n in ("uniform", "consensus", "trial 0", "zoo/sort")]
+    space["models"] = [
+        {"model": n, "parameters": {"weight": hole()}} for n in ("uniform", "consensus", "trial 0", "zoo/sort")
+    ]
     outcome = search(search_data(space, trials=3), tmp_path)
     names = [row.name for row in outcome.found.result.rows]
     assert {"uniform", "uniform (fixed)", "consensus (parent)", "trial 0 (parent)"} <= set(names)
@@ -358,9 +368,17 @@ WEIGHT = ("recipe", "models", 0, "parameters", "weight")
         (WEIGHT, [{"filter": "self_atn", "value": 1}, {"value": 0.5}], "filter 'self_atn' matches no tensor"),
         (WEIGHT, {"range": [1, 0]}, "weight.range: range [1, 0] is empty; write the lower number first"),
         (WEIGHT, hole(intit=1), "weight.intit: a hole has no key 'intit'; did you mean 'init'?"),
-        (("objective", 0, "eval"), "evals/uper_lines.yaml", "no such file: evals/uper_lines.yaml; did you mean 'upper_l"),
+        (
+            ("objective", 0, "eval"),
+            "evals/uper_lines.yaml",
+            "no such file: evals/uper_lines.yaml; did you mean 'upper_l",
+        ),
         (("objective", 0, "metric"), "acc", "has no metric 'acc'; known: bits_per_byte"),
-        (("objective", 0, "limit"), 2, "s.yml upper_lines: 0 items in the select split of upper_lines; give more items"),
+        (
+            ("objective", 0, "limit"),
+            2,
+            "s.yml upper_lines: 0 items in the select split of upper_lines; give more items",
+        ),
         (("optimize", "start"), ["nope.yaml"], "s.yml: no such file: nope.yaml"),
         (("optimize", "splits"), {"search": 0, "select": 0, "report": 0, "calibrate": 0}, "splits: all shares are 0"),
     ],
@@ -378,3 +396,12 @@ def test_shipped_evals_are_found_by_name(work: Path, tmp_path: Path) -> None:
     data["objective"] = [{"eval": "upper", "limit": 20}]
     job = prepare(data, tmp_path)
     assert [info.name for info in job.suite.evals] == ["upper"]
+
+
+def test_a_token_budget_is_planned_with(work: Path, tmp_path: Path) -> None:
+    """A tournament between choices needs to know how many trials there will be."""
+    outcome = search(search_data(chosen(), trials=None, tokens="30k"), tmp_path)
+    each = outcome.trials[0].tokens
+    assert abs(len(outcome.trials) - 30_000 / each) <= 4  # to the end of the generation
+    counts = [sum(t.branch == branch.name for t in outcome.trials) for branch in outcome.job.space.branches]
+    assert min(counts) < max(counts)

@@ -137,7 +137,9 @@ def test_set_overrides_any_key() -> None:
     assert file.objective[0].at_least == {"base": 1}
     assert file.optimize.start == ["a.yaml", "b.yaml"]
     assert file.learn is not None and file.learn.retain == 0.5
-    assert read("recipe: {merge_method: linear}\nobjective: [{eval: a}]", overrides=["optimize.seed=3"]).optimize.seed == 3
+    assert (
+        read("recipe: {merge_method: linear}\nobjective: [{eval: a}]", overrides=["optimize.seed=3"]).optimize.seed == 3
+    )
 
 
 @pytest.mark.parametrize(
