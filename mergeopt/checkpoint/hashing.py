@@ -1,19 +1,22 @@
 """The sha256 of every input file, found while the merge runs.
 
-A Hugging Face cache names its large files by their sha256, so those cost nothing; the rest is hashed on a background
-thread (hashlib lets other threads run meanwhile).
+A Hugging Face cache names its large files by their sha256, so those cost nothing; the rest is hashed on background
+threads (hashlib lets other threads run meanwhile).
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Self
 
 from mergeopt.errors import MergeoptError
 
 _BLOCK_BYTES = 1 << 20
+_THREADS = 4
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -25,13 +28,18 @@ class InputHashes:
         self._hashes: dict[Path, str] = {}
         self._fault: OSError | None = None
         self._stop = Event()
-        self._thread = Thread(target=self._work, name="input-hashes", daemon=True)
+        self._todo: SimpleQueue[Path] = SimpleQueue()
+        for file in self._files:
+            self._todo.put(file)
+        threads = min(len(self._files), os.cpu_count() or 1, _THREADS)
+        self._threads = [Thread(target=self._work, name=f"input-hashes-{i}", daemon=True) for i in range(threads)]
 
     @classmethod
     def start(cls, files: Iterable[Path]) -> Self:
         """Begins to hash `files`; returns at once."""
         hashes = cls(files)
-        hashes._thread.start()
+        for thread in hashes._threads:
+            thread.start()
         return hashes
 
     def result(self) -> dict[Path, str]:
@@ -40,7 +48,8 @@ class InputHashes:
         Raises:
             MergeoptError: a file could not be read, or `cancel` was called.
         """
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         if self._fault is not None:
             raise MergeoptError(f"{self._fault.filename}: {self._fault.strerror} while hashing") from self._fault
         if len(self._hashes) < len(self._files):
@@ -50,17 +59,22 @@ class InputHashes:
     def cancel(self) -> None:
         """Stops at the next block: nobody will ask for the result."""
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _work(self) -> None:
-        try:
-            for file in self._files:
+        while not self._stop.is_set():
+            try:
+                file = self._todo.get_nowait()
+            except Empty:
+                return
+            try:
                 digest = cached_sha256(file) or self._sha256(file)
-                if self._stop.is_set():
-                    return
+            except OSError as fault:
+                self._fault = fault
+                return
+            if not self._stop.is_set():
                 self._hashes[file] = digest
-        except OSError as fault:
-            self._fault = fault
 
     def _sha256(self, file: Path) -> str:
         digest, buffer = hashlib.sha256(), bytearray(_BLOCK_BYTES)

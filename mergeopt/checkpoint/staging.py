@@ -68,22 +68,20 @@ class Staging:
             raise self._failed(fault) from fault
 
     def publish(self, names: Sequence[str], *, replaces: Sequence[str]) -> None:
-        """Syncs, then renames `names` into the folder in this order.
+        """Renames `names` into the folder in this order.
 
         Files there that match a pattern in `replaces` go first, so old and new never stand mixed; a single file
-        replaces its namesake at once.
+        replaces its namesake at once. Nothing is forced onto the disk: a killed process loses nothing by that, and
+        after a power cut the lock file's hashes tell; waiting for the disk would double the time of a merge.
         """
         atomic = set(names) if len(names) == 1 else set()
         try:
-            for handle in self._handles:
-                os.fsync(handle)
             stale = {path for pattern in replaces for path in self.folder.glob(pattern)}
             for path in stale:
                 if path.name not in atomic:
                     path.unlink()
             for name in names:
                 (self.path / name).replace(self.folder / name)
-            _sync_folder(self.folder)
         except OSError as fault:
             raise self._failed(fault) from fault
         self._close()
@@ -145,11 +143,3 @@ def _try_lock(folder: Path) -> int | None:
         os.close(handle)
         return None
     return handle
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

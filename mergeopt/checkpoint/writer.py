@@ -1,7 +1,7 @@
 """Weights to disk, any block of any tensor in any order, visible only when whole.
 
 Shapes are known beforehand, so each file's header is written first and every block has its place: `pwrite`, from
-any thread. Until `commit` everything lies in a hidden sub-folder; then the files are synced and renamed into place.
+any thread. Until `commit` everything lies in a hidden sub-folder; then the files are renamed into place.
 Whatever ends the work before that leaves nothing behind.
 """
 
@@ -158,7 +158,7 @@ class CheckpointWriter:
         progress.add(begin, buffer)
 
     def commit(self) -> None:
-        """Syncs the files and renames them into place: shards first, then the index; an earlier run's weights go.
+        """Renames the files into place: shards first, then the index; an earlier run's weights go.
 
         Raises:
             ValueError: a tensor is incomplete.
