@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 BLOCK = 1 << 22
@@ -54,6 +55,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", type=int, default=3, help="models to merge; the first is the base (default 3)")
     parser.add_argument("--methods", default="linear,ties,dare_ties", help=f"of {', '.join(RECIPES)}")
     parser.add_argument("--mergekit", action="store_true", help="run mergekit too, where it is installed")
+    parser.add_argument("--repeat", type=int, default=1, help="runs per tool, in turn; medians are printed")
     parser.add_argument("--cold", action="store_true", help="drop the inputs from the page cache before every run")
     parser.add_argument("--folder", help="keep models here, and use those already there")
     parser.add_argument("--child", nargs=3, metavar=("TOOL", "RECIPE", "OUT"), help=argparse.SUPPRESS)
@@ -127,14 +129,18 @@ def report(options: argparse.Namespace, root: Path, models: list[Path]) -> None:
         writing = seconds_to_write(root / "floor", sum(f.stat().st_size for f in chosen) // len(models))
         floor = reading + writing
         print(f"{method + ' floor (read + write)':28}{floor:9.2f}{'':9}{'':9}{1:9.1f}  ({reading:.2f} + {writing:.2f})")
-        seconds: dict[str, float] = {}
-        for tool in ("mergeopt", *(["mergekit"] if options.mergekit else [])):
-            prepare_cache(files, options.cold)
-            wall, found = run(tool, recipe, root / "out")
-            seconds[tool] = found["seconds"]
-            peak, times = found["peak"] / 1e6, found["seconds"] / floor
-            print(f"{method + ' ' + tool:28}{wall:9.2f}{found['seconds']:9.2f}{peak:9.0f}{times:9.1f}", flush=True)
-        if len(seconds) == 2:
+        tools = ("mergeopt", "mergekit") if options.mergekit else ("mergeopt",)
+        runs: dict[str, list[tuple[float, dict[str, float]]]] = {tool: [] for tool in tools}
+        for _ in range(options.repeat):  # in turn, so that a slow minute of the machine hits both
+            for tool in tools:
+                prepare_cache(files, options.cold)
+                runs[tool].append(run(tool, recipe, root / "out"))
+        seconds = {tool: median(found["seconds"] for _, found in rows) for tool, rows in runs.items()}
+        for tool, rows in runs.items():
+            wall, peak = median(wall for wall, _ in rows), max(found["peak"] for _, found in rows) / 1e6
+            times = seconds[tool] / floor
+            print(f"{method + ' ' + tool:28}{wall:9.2f}{seconds[tool]:9.2f}{peak:9.0f}{times:9.1f}", flush=True)
+        if options.mergekit:
             print(f"{method + ' mergekit / mergeopt':28}{'':9}{seconds['mergekit'] / seconds['mergeopt']:9.1f}")
 
 
@@ -145,7 +151,8 @@ def recipe_text(method: str, models: list[Path]) -> str:
 
 
 def prepare_cache(files: list[Path], cold: bool) -> None:
-    """Files out of the page cache, or into it."""
+    """The disk idle, so that no run pays for what another wrote; files out of the page cache, or into it."""
+    os.sync()
     if not cold:
         seconds_to_read(files)
         return
@@ -165,13 +172,12 @@ def seconds_to_read(files: list[Path]) -> float:
 
 
 def seconds_to_write(file: Path, size: int) -> float:
-    """To write `size` bytes and see them on the disk, as every merge must."""
+    """To write `size` bytes as `cp` does: into the page cache, as far as the system lets it."""
     begin = time.perf_counter()
     block = memoryview(bytearray(os.urandom(BLOCK)))
     with file.open("wb", buffering=0) as stream:
         for start in range(0, size, BLOCK):
             stream.write(block[: min(BLOCK, size - start)])
-        os.fsync(stream.fileno())
     seconds = time.perf_counter() - begin
     file.unlink()
     return seconds

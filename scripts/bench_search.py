@@ -118,11 +118,13 @@ def bench(zoo: Path, method: str, optimizer: str, trials: int, items: int) -> st
     rest = whole - forward - write
     budget = 15 + 0.1 * count + 2 * copy
     numbers = max(len(branch.dimensions) for branch in job.space.branches)
-    return (
-        f"{method:16s} {optimizer:7s} {numbers:3d} numbers  {count} items  forward {forward:7.1f}  write {write:6.2f} "
-        f"(copy {copy:5.2f})  plan {plan:5.2f}  rest {rest:6.1f}  all but forward {whole - forward:6.1f}  budget {budget:5.1f}  "
-        f"wall/trial {1e3 * wall / max(len(own), 1):7.1f} ms"
+    columns = (
+        f"{method:16s} {optimizer:7s} {numbers:3d} numbers  {count} items",
+        f"forward {forward:6.1f}  write {write:5.1f} (copy {copy:4.2f})  plan {plan:4.2f}  rest {rest:5.1f}",
+        f"all but forward {whole - forward:6.1f}  budget {budget:5.1f}",
+        f"wall per trial {1e3 * wall / max(len(own), 1):6.1f}",
     )
+    return "  |  ".join(columns)
 
 
 def main() -> None:

@@ -1,10 +1,9 @@
-"""The sha256 of every input file, found while the merge runs.
+"""A hash of every input file, found while the merge runs.
 
-A Hugging Face cache names its large files by their sha256, so those cost nothing; the rest is hashed on background
-threads (hashlib lets other threads run meanwhile).
+A Hugging Face cache names its large files by their sha256, so those cost nothing. The rest is hashed in the background
+with xxh3-128: it tells a changed file as well, at a tenth of the time, and a merge is mostly the time of its bytes.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable
@@ -12,6 +11,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Self
+
+import xxhash
 
 from mergeopt.errors import MergeoptError
 
@@ -43,7 +44,7 @@ class InputHashes:
         return hashes
 
     def result(self) -> dict[Path, str]:
-        """Waits for the hashes: file, as given -> sha256 in hexadecimal.
+        """Waits for the hashes: file, as given -> ``sha256:<hex>`` or ``xxh3-128:<hex>``.
 
         Raises:
             MergeoptError: a file could not be read, or `cancel` was called.
@@ -69,20 +70,25 @@ class InputHashes:
             except Empty:
                 return
             try:
-                digest = cached_sha256(file) or self._sha256(file)
+                digest = _known(file) or self._hashed(file)
             except OSError as fault:
                 self._fault = fault
                 return
             if not self._stop.is_set():
                 self._hashes[file] = digest
 
-    def _sha256(self, file: Path) -> str:
-        digest, buffer = hashlib.sha256(), bytearray(_BLOCK_BYTES)
+    def _hashed(self, file: Path) -> str:
+        digest, buffer = xxhash.xxh3_128(), bytearray(_BLOCK_BYTES)
         view = memoryview(buffer)
         with file.open("rb", buffering=0) as stream:
             while not self._stop.is_set() and (count := stream.readinto(view)):
                 digest.update(view[:count])
-        return digest.hexdigest()
+        return f"xxh3-128:{digest.hexdigest()}"
+
+
+def _known(file: Path) -> str | None:
+    sha256 = cached_sha256(file)
+    return f"sha256:{sha256}" if sha256 else None
 
 
 def cached_sha256(file: Path) -> str | None:

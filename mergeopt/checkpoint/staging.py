@@ -12,9 +12,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from mergeopt.checkpoint.gather import direct_span, open_direct
 from mergeopt.errors import InputError, MergeoptError
 
 _PREFIX = ".mergeopt-writing-"
+_DIRECT = 1 << 28  # larger files go past the page cache; smaller ones are better kept in it
 
 
 class Staging:
@@ -28,6 +30,7 @@ class Staging:
     def __init__(self, folder: Path, needed: int) -> None:
         self.folder, self._needed = folder, needed
         self._handles: list[int] = []
+        self._direct: dict[int, int] = {}
         self._made: list[Path] = []
         try:
             self._made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -53,13 +56,28 @@ class Staging:
             handle = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             self._handles.append(handle)
             os.ftruncate(handle, size)
+            if size >= _DIRECT and (direct := open_direct(self.path / name)) is not None:
+                self._direct[handle] = direct
         except OSError as fault:
             raise self._failed(fault) from fault
         self.write(handle, 0, memoryview(head))
         return handle
 
     def write(self, handle: int, offset: int, data: memoryview) -> None:
-        """Writes all of `data` at `offset`. Thread-safe."""
+        """Writes all of `data` at `offset`, whole aligned pages past the page cache. Thread-safe."""
+        begin, end = direct_span(data, offset) if handle in self._direct else (0, 0)
+        try:
+            done = begin
+            while done < end:
+                done += os.pwrite(self._direct[handle], data[done:end], offset + done)
+        except OSError as fault:
+            if fault.errno != errno.EINVAL:
+                raise self._failed(fault) from fault
+            end = begin  # the file system promised what it cannot do
+        self._write_cached(handle, offset, data[:begin])
+        self._write_cached(handle, offset + end, data[end:])
+
+    def _write_cached(self, handle: int, offset: int, data: memoryview) -> None:
         done = 0
         try:
             while done < len(data):  # one call moves at most 2 GiB
@@ -92,8 +110,9 @@ class Staging:
         self._remove_made()
 
     def _close(self) -> None:
-        while self._handles:
-            os.close(self._handles.pop())
+        for handle in (*self._handles, *self._direct.values()):
+            os.close(handle)
+        self._handles, self._direct = [], {}
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)

@@ -18,6 +18,7 @@ import torch
 import xxhash
 
 from mergeopt.checkpoint.checkpoint import INDEX_FILE
+from mergeopt.checkpoint.gather import Gather
 from mergeopt.checkpoint.header import encode_header, item_size
 from mergeopt.checkpoint.jsonfile import encode_json
 from mergeopt.checkpoint.reader import byte_view, torch_dtype
@@ -56,15 +57,18 @@ class _Progress:
     ahead: list[tuple[int, int]] = field(default_factory=list)
     digest: "xxhash.xxh3_128" = field(default_factory=xxhash.xxh3_128)
     lock: Lock = field(default_factory=Lock)
+    gather: Gather = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gather = Gather(self.offset, self.tensor.nbytes)
 
     def add(self, begin: int, data: memoryview) -> None:
-        """Notes that `data` is written at `begin`, hashing it if it continues what is hashed."""
-        with self.lock:
-            if begin == self.hashed:
-                self.digest.update(data)
-                self.hashed += len(data)
-            elif data:
-                self.ahead.append((begin, begin + len(data)))
+        """Notes what is written at `begin` (under the lock), hashing it if it continues what is hashed."""
+        if begin == self.hashed:
+            self.digest.update(data)
+            self.hashed += len(data)
+        elif data:
+            self.ahead.append((begin, begin + len(data)))
 
     def finish(self) -> None:
         """Hashes, from the file, what arrived out of order; ValueError where blocks are missing or overlap."""
@@ -154,8 +158,10 @@ class CheckpointWriter:
             raise ValueError(f"{name}: elements {start}..{start + data.numel()} of {tensor.numel}")
         begin = start * data.element_size()
         buffer = byte_view(data)
-        self._staging.write(progress.handle, progress.offset + begin, buffer)
-        progress.add(begin, buffer)
+        with progress.lock:
+            progress.add(begin, buffer)
+            for place, piece in progress.gather.add(begin, buffer):
+                self._staging.write(progress.handle, progress.offset + place, piece)
 
     def commit(self) -> None:
         """Renames the files into place: shards first, then the index; an earlier run's weights go.
@@ -165,6 +171,8 @@ class CheckpointWriter:
             MergeoptError: disk full or failing.
         """
         for progress in self._progress.values():
+            for place, piece in progress.gather.rest():
+                self._staging.write(progress.handle, progress.offset + place, piece)
             progress.finish()
         files = [shard.file for shard in self._shards]
         if len(files) > 1:

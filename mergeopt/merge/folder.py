@@ -120,8 +120,8 @@ def lock(prepared: Prepared, inputs: Mapping[Path, str], digests: Mapping[str, s
         "mergeopt": mergeopt.__version__,
         "seed": prepared.recipe.seed,
         "versions": versions(),
-        "inputs": {"hash": "sha256", "models": models},
-        "outputs": {"hash": "xxh3-128", "tensors": dict(digests)},
+        "inputs": models,
+        "outputs": {name: f"xxh3-128:{digest}" for name, digest in digests.items()},
     }
 
 

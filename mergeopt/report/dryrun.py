@@ -40,7 +40,7 @@ def dry_run_lines(job: SearchJob, out: Path, device: torch.device) -> list[str]:
     lines += [
         f"memory   about {(sources + 2 * plan.nbytes) / 1e9:.2f} GB for sources, the live model and working space",
         f"disk     {plan.nbytes / 1e9:.2f} GB of {shutil.disk_usage(place).free / 1e9:.0f} GB free",
-        f"time     about {_words(trials * seconds)} of trials ({tokens:,} tokens each), from the speed of a multiplication",
+        f"time     about {_words(trials * seconds)} of trials ({tokens:,} tokens each), a rough guess",
         f"detects  a difference of {job.detectable():.3f} in the mean score (report items, power 0.8)",
     ]
     return lines

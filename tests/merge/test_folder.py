@@ -44,8 +44,8 @@ def test_a_merged_folder_holds_everything(models: Path):
     assert result.keys() == a.keys() and all(torch.allclose(result[n], (a[n] + b[n]) / 2) for n in a)
     assert read_recipe(read_document(models / "out/recipe.yaml"), SCHEMAS).recipe == prepared(LINEAR).recipe
     lock = json.loads((models / "out/recipe.lock.json").read_text())
-    assert lock["outputs"]["tensors"].keys() == a.keys()
-    assert {m: list(files) for m, files in lock["inputs"]["models"].items()} == {
+    assert lock["outputs"].keys() == a.keys()
+    assert {m: list(files) for m, files in lock["inputs"].items()} == {
         "a": ["model.safetensors"], "b": ["model.safetensors"]}  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def test_shards_in_and_out(models: Path):
     assert len(list((models / "many").glob("*.safetensors"))) > 3
     assert all(torch.equal(result[name], tensor) for name, tensor in expected.items())
     lock = json.loads((models / "many/recipe.lock.json").read_text())
-    assert len(lock["inputs"]["models"]["sharded"]) == 3
+    assert len(lock["inputs"]["sharded"]) == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

@@ -405,3 +405,55 @@ def test_a_token_budget_is_planned_with(work: Path, tmp_path: Path) -> None:
     assert abs(len(outcome.trials) - 30_000 / each) <= 4  # to the end of the generation
     counts = [sum(t.branch == branch.name for t in outcome.trials) for branch in outcome.job.space.branches]
     assert min(counts) < max(counts)
+
+
+def test_a_recipe_without_holes_is_one_trial(work: Path, tmp_path: Path) -> None:
+    outcome = search(search_data(recipe(0.5), trials=5), tmp_path)
+    assert len(outcome.trials) == 1 and outcome.trials[0].params == {}
+
+
+def test_without_trials_the_best_known_is_returned(work: Path, tmp_path: Path) -> None:
+    result = search(search_data(trials=0), tmp_path).found.result
+    assert (result.trials, result.learned, result.search_value) == (0, False, None)
+
+
+def test_models_that_have_no_average(work: Path, tmp_path: Path) -> None:
+    """A stack over models of different depth, without a base: the first parent is what scores are measured from."""
+    from mergeopt.merge.folder import merge_to_folder
+    from mergeopt.merge.folder import prepare as plan
+    from mergeopt.merge.sources import open_models
+    from mergeopt.methods import SCHEMAS
+    from mergeopt.recipe.read import read_recipe
+
+    def part(model: str, first: int, last: int, **more: Any) -> dict[str, Any]:
+        return {"sources": [{"model": model, "layer_range": [first, last], **more}]}
+
+    data = {"merge_method": "passthrough", "slices": [part("zoo/sort", 0, 2), part("zoo/sort", 1, 2)]}
+    deep = read_recipe(read_document(write_yaml(tmp_path / "deep.yml", data)), SCHEMAS).recipe
+    merge_to_folder(plan(deep, open_models(deep.models, None)), tmp_path / "deep")
+    scale = {"scale": [{"filter": "o_proj", "value": hole(0.5, 1)}, {"value": 1}]}
+    data["slices"] = [part("zoo/upper", 0, 2), part("deep", 2, 3, parameters=scale)]
+    outcome = search(search_data(data, trials=2), tmp_path)
+    assert [row.name for row in outcome.found.result.rows if row.kind != "learned"] == ["zoo/upper", "deep"]
+    assert [text for text in outcome.said if text.startswith("'uniform' is not in the comparison")]
+
+
+def test_an_own_scorer(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ownscorer.py").write_text(
+        "def norm(model, tokenizer, items):\n"
+        "    size = float(model.get_input_embeddings().weight.norm())\n"
+        "    return [size + item['add'] for item in items]\n"
+        "norm.items = [{'add': i / 100} for i in range(60)]\n"
+        "norm.higher_is_better = False\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    data = search_data(trials=3)
+    data["objective"] = [{"eval": "python:ownscorer.norm"}]
+    path = write_yaml(tmp_path / "s.yml", data)
+    file = read_search_file(read_document(path), layers_of=lambda ref: 2)
+    with pytest.raises(InputError, match="--trust-eval-code"):
+        prepare_search(file, tmp_path)
+    job = prepare_search(file, tmp_path, trust_eval_code=True)
+    with open_record(job, tmp_path / "search", resume=False) as record:
+        result = run_search(job, record, CPU, lambda event: None).result
+    assert result.row(result.winner).evals["norm"].value <= min(row.evals["norm"].value for row in result.rows)
