@@ -30,7 +30,7 @@ class Gather:
         self._end = 0  # of what has arrived, within the tensor
 
     def add(self, begin: int, data: memoryview) -> Iterator[tuple[int, memoryview]]:
-        """Takes the bytes from `begin` on; gives pieces (begin, bytes), each to be written before the next is asked for.
+        """Takes the bytes from `begin` on; gives pieces (begin, bytes), to be written before the next is asked for.
 
         Bytes out of order, and all of a small tensor, are given out as they come.
         """
