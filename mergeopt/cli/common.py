@@ -29,7 +29,7 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            _quiet()
+            quiet_libraries()
             return function(*args, **kwargs)
         except InputError as error:
             fail(str(error))
@@ -44,7 +44,7 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def _quiet() -> None:
+def quiet_libraries() -> None:
     """Other libraries' chatter is not ours to show: bars, advice and deprecations of their own."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
