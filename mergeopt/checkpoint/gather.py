@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-PAGE = 4096
+PAGE = mmap.PAGESIZE  # also the unit of the page cache: a page is written directly or through it, never both ways
 PIECE = 1 << 22
 
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from mergeopt.checkpoint.gather import direct_span, open_direct
@@ -91,9 +92,13 @@ class Staging:
         Files there that match a pattern in `replaces` go first, so old and new never stand mixed; a single file
         replaces its namesake at once. Nothing is forced onto the disk: a killed process loses nothing by that, and
         after a power cut the lock file's hashes tell; waiting for the disk would double the time of a merge.
+
+        Raises:
+            MergeoptError: disk full or failing; network file systems may say so only when a file is closed.
         """
         atomic = set(names) if len(names) == 1 else set()
         try:
+            self._close_files()
             stale = {path for pattern in replaces for path in self.folder.glob(pattern)}
             for path in stale:
                 if path.name not in atomic:
@@ -102,17 +107,22 @@ class Staging:
                 (self.path / name).replace(self.folder / name)
         except OSError as fault:
             raise self._failed(fault) from fault
-        self._close()
+        self._remove_hidden()
 
     def discard(self) -> None:
         """Removes the hidden folder, and `folder` itself where this object made it and it is still empty."""
-        self._close()
+        with suppress(OSError):  # what was written does not matter any more
+            self._close_files()
+        self._remove_hidden()
         self._remove_made()
 
-    def _close(self) -> None:
-        for handle in (*self._handles, *self._direct.values()):
-            os.close(handle)
-        self._handles, self._direct = [], {}
+    def _close_files(self) -> None:
+        handles, self._handles, self._direct = [*self._handles, *self._direct.values()], [], {}
+        with ExitStack() as stack:  # one that fails does not keep the others open
+            for handle in handles:
+                stack.callback(os.close, handle)
+
+    def _remove_hidden(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)

@@ -1,8 +1,8 @@
 """`mergeopt eval MODEL… EVAL…`"""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -29,6 +29,7 @@ def evaluate(
     from mergeopt.cli.display import working
     from mergeopt.report.table import eval_table
     from mergeopt.study.evaluation import evaluate_models
+    from mergeopt.study.log import plain
     from mergeopt.study.workbench import Compute
 
     compute = Compute.parse(device, dtype, batch_size)
@@ -38,7 +39,7 @@ def evaluate(
         )
     warn(notices)
     if as_json:
-        typer.echo(json.dumps([_plain(row) for row in rows]))
+        typer.echo(json.dumps([plain(asdict(row)) for row in rows]))
     else:
         screen().print(eval_table(rows))
 
@@ -62,9 +63,3 @@ def divide(things: list[str]) -> tuple[list[str], list[str]]:
     if not evals and not any((Path(model) / "search" / "log.jsonl").exists() for model in models):
         raise InputError("no eval given", remedy="mergeopt eval MODEL EVAL, e.g. mergeopt eval runs/zoo/base reverse")
     return models, evals
-
-
-def _plain(row: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(row)

@@ -17,6 +17,7 @@ import mergeopt
 from mergeopt.checkpoint.hashing import InputHashes
 from mergeopt.checkpoint.sidefiles import copy_side_files, output_config, write_config
 from mergeopt.checkpoint.writer import CheckpointWriter, OutputTensor
+from mergeopt.errors import InputError
 from mergeopt.files import write_text
 from mergeopt.merge.plan import LeftOut, Plan, fill, lay_out, unmatched_filters
 from mergeopt.merge.sources import Checkpoints, facts
@@ -84,8 +85,11 @@ def merge_to_folder(
         lock_also: Further entries of the lock file.
 
     Raises:
-        MergeoptError: disk full, a source that changed meanwhile; nothing is left behind then.
+        InputError: `out` is the folder of a source.
+        MergeoptError: disk full, a source that changed meanwhile. Nothing is left behind then, or, where the weights
+            were in place already, a folder without config.json.
     """
+    check_apart(out, prepared.checkpoints)
     plan, vocabulary = prepared.plan, prepared.vocabulary
     hashes = InputHashes.start([file for c in prepared.checkpoints.values() for file in c.files])
     tensors = [OutputTensor(job.tensor, job.shape, job.dtype) for job in plan.jobs]
@@ -93,6 +97,7 @@ def merge_to_folder(
         with CheckpointWriter(out, tensors, max_shard_bytes=max_shard_bytes) as writer:
             stream(plan, prepared.checkpoints, writer, progress)
             inputs = hashes.result()
+            (out / "config.json").unlink(missing_ok=True)  # of an earlier model: it does not describe these weights
             writer.commit()
             digests = writer.digests()
     finally:
@@ -107,6 +112,13 @@ def merge_to_folder(
         out / "recipe.lock.json", json.dumps(lock(prepared, inputs, digests) | dict(lock_also or {}), indent=1) + "\n"
     )
     write_config(out, prepared.config)
+
+
+def check_apart(out: Path, checkpoints: Checkpoints) -> None:
+    """Raises InputError where `out` is the folder of a source: its weights would be replaced."""
+    for ref, checkpoint in checkpoints.items():
+        if out.resolve() == checkpoint.folder.resolve():
+            raise InputError(f"is the folder of {str(ref)!r}", where=str(out), remedy="give another OUT")
 
 
 def lock(prepared: Prepared, inputs: Mapping[Path, str], digests: Mapping[str, str]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class LiveModel:
         self._views, self._source = views, source
         self._written: dict[str, tuple[str, int, Job]] = {}
         self._remembered: dict[str, tuple[Any, Any]] = {}
-        self._memos: dict[tuple[tuple[Input, ...], Input | None], dict[str, Any]] = {}
+        self._memos: dict[tuple[tuple[Input, ...], Input | None, str], dict[str, Any]] = {}
 
     def write(self, plan: Plan) -> None:
         """Makes the model the plan's output.
@@ -54,20 +54,26 @@ class LiveModel:
         method = METHODS[plan.method]
         if method.measure is None:
             return None
-        key = (plan.method, plan.seed, job.inputs, job.base, depends(job, method))
+        key = (plan.method, plan.seed, job.inputs, job.base, job.dtype, depends(job, method))
         kept = self._remembered.get(job.tensor)
         if kept is None or kept[0] != key:
-            memo = self._memos.setdefault((job.inputs, job.base), {})
+            memo = self._memos.setdefault((job.inputs, job.base, job.dtype), {})
             kept = (key, whole(job, method, self._source, plan.seed, memo))
             self._remembered[job.tensor] = kept
         return kept[1]
 
     def _fill(self, job: Job, plan: Plan, remembered: Any) -> None:
-        view = self._views[job.tensor]
-        parts = list(compute(job, METHODS[plan.method], self._source, plan.seed, remembered))
-        if not parts:
+        view, merged, start = self._views[job.tensor], None, 0
+        for part in compute(job, METHODS[plan.method], self._source, plan.seed, remembered):
+            if part.numel() == view.numel():
+                merged = part
+                break
+            if merged is None:
+                merged = part.new_empty(view.numel())
+            merged[start : start + part.numel()] = part  # at once: it may be the source's own buffer
+            start += part.numel()
+        if merged is None:
             return
-        merged = parts[0] if len(parts) == 1 else torch.cat(parts)
         if merged.is_floating_point() and not bool(torch.isfinite(merged).all()):
             raise NotFiniteError(f"tensor {job.tensor!r} came out with NaN or infinity")
         view.copy_(merged.view(view.shape))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mergeopt.errors import MergeoptError
 from mergeopt.files import write_text
-from mergeopt.merge.folder import merge_to_folder
+from mergeopt.merge.folder import check_apart, merge_to_folder
 from mergeopt.merge.plan import make_plan
 from mergeopt.merge.sources import facts
 from mergeopt.methods import SCHEMAS
@@ -20,8 +20,10 @@ def check_room(job: SearchJob, out: Path) -> None:
     """Is there room for the winner? Better said before the search than after it.
 
     Raises:
+        InputError: `out` is the folder of a source.
         MergeoptError: the disk is too full.
     """
+    check_apart(out, job.checkpoints)
     needed = make_plan(job.recipe, facts(job.checkpoints), SCHEMAS[job.recipe.method]).nbytes
     place = next(path for path in (out, *out.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free

@@ -139,18 +139,13 @@ def paired(a: Scores, b: Scores, reference: Reference, *, level: float = 0.95) -
     first, second = contributions(a, reference), contributions(b, reference)
     mean, variance, spread, n = 0.0, 0.0, 0.0, 0
     for name, items in first.items():
-        difference = paired_eval(items, second[name])
+        difference = paired_difference(items, second[name])
         mean += difference.mean
         variance += difference.stderr**2
         spread += difference.stderr**4 / difference.df if difference.df else np.nan
         n += difference.n
     df = variance**2 / spread if spread > 0 else float(max(n - len(first), 0))
     return with_interval(mean, float(np.sqrt(variance)), n=n, df=df, level=level)
-
-
-def paired_eval(a: Items, b: Items, *, level: float = 0.95) -> PairedDifference:
-    """a − b on one eval, item by item, in the eval's own unit."""
-    return paired_difference(a, b, level=level)
 
 
 def _oriented(score: EvalScore) -> float:

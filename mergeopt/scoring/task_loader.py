@@ -14,6 +14,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from mergeopt.errors import InputError, did_you_mean
+from mergeopt.files import shipped
 from mergeopt.scoring.entry import ObjectiveEntry
 from mergeopt.scoring.task_file import check_data, check_task_file, is_local, with_absolute_data
 from mergeopt.scoring.tasks import EvalTask, rendered_by
@@ -81,7 +82,7 @@ class TaskLoader:
         if name not in self._index.task_index:
             raise InputError(
                 f"lm-eval knows no eval {name!r}, and there is no such file",
-                remedy=did_you_mean(name, set(self._index.all_tasks)),
+                remedy=did_you_mean(name, {*self._index.all_tasks, *(p.stem for p in shipped("evals").glob("*.yaml"))}),
             )
         return name
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from threading import RLock
 from typing import Any, Literal
 
 from lm_eval import utils as lm_utils
@@ -25,6 +26,7 @@ Kind = Literal["loglikelihood", "loglikelihood_rolling", "generate_until"]
 Doc = Mapping[str, Any]
 
 FEWSHOT_SEED = 1234  # lm-eval's default
+_RENDERING = RLock()  # lm-eval's environment is one per process: two threads may not put theirs in its place at once
 ROLES = {"train": "training_split", "validation": "validation_split", "test": "test_split"}
 
 
@@ -320,10 +322,11 @@ def _gold_choices(gold: Any, choices: Sequence[str]) -> frozenset[int]:
 
 @contextmanager
 def rendered_by(templates: Templates) -> Iterator[None]:
-    """lm-eval renders its templates with ours, put back afterwards."""
-    before = lm_utils.env
-    lm_utils.env = templates
-    try:
-        yield
-    finally:
-        lm_utils.env = before
+    """lm-eval renders its templates with ours, put back afterwards; one thread at a time."""
+    with _RENDERING:
+        before = lm_utils.env
+        lm_utils.env = templates
+        try:
+            yield
+        finally:
+            lm_utils.env = before

@@ -21,7 +21,7 @@ class StudyLock:
     """Held from construction to `release`, or until the process dies.
 
     Raises:
-        InputError: A living process, or one on another host, holds it.
+        InputError: A living process, or one on another host, holds it; the folder may not be written to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +43,10 @@ class StudyLock:
 
     def _exchange(self, decide: Callable[[Owner | None], bytes | None]) -> None:
         """Replaces the content by ``decide(owner)``, unless that is None, while no other process looks at it."""
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as fault:
+            raise cannot_write(self._path.parent, fault) from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             content = decide(_parsed(os.read(file, 4096)))
@@ -53,6 +56,11 @@ class StudyLock:
                 os.fsync(file)
         finally:
             os.close(file)
+
+
+def cannot_write(folder: Path, fault: OSError) -> InputError:
+    """The fault in words."""
+    return InputError(f"cannot be written to: {fault.strerror}", where=str(folder), remedy="choose another folder")
 
 
 def _parsed(content: bytes) -> Owner | None:

@@ -35,9 +35,11 @@ def plain(value: Any) -> Any:
 def cut_torn_line(path: Path) -> None:
     """Truncates `path` after its last line feed: what follows was being written when its process died."""
     with path.open("r+b") as file:
-        end = _end_of_last_line(file.read())
-        file.truncate(end)
-        os.fsync(file.fileno())
+        data = file.read()
+        end = _end_of_last_line(data)
+        if end < len(data):
+            file.truncate(end)
+            os.fsync(file.fileno())
 
 
 def read_log(path: Path) -> list[Event]:

@@ -25,7 +25,7 @@ from optuna.trial import TrialState, create_trial
 
 from mergeopt.errors import InputError, MergeoptError
 from mergeopt.space.dimension import Dimension
-from mergeopt.study.lock import StudyLock
+from mergeopt.study.lock import StudyLock, cannot_write
 from mergeopt.study.log import Event, EventLog, cut_torn_line, plain, read_log
 
 Space = Mapping[str, Sequence[Dimension]]  # branch name -> its dimensions
@@ -83,10 +83,13 @@ class StudyRecord:
             storage: An Optuna storage URL (``postgresql://…``, ``sqlite:///…``); None is a journal file in `folder`.
 
         Raises:
-            InputError: There is a study already, or the storage cannot be opened.
+            InputError: There is a study already, or the folder or the storage cannot be opened.
         """
         made = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as fault:
+            raise cannot_write(folder, fault) from None
         lock = StudyLock(folder / "lock")
         try:
             if (folder / "log.jsonl").exists() and read_log(folder / "log.jsonl"):

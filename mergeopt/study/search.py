@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mergeopt.errors import InputError, placed
+from mergeopt.errors import InputError, MergeoptError, placed
 from mergeopt.merge.folder import Prepared, prepare
 from mergeopt.merge.plan import lay_out, unmatched_filters
 from mergeopt.merge.sources import Checkpoints, facts, open_models
@@ -125,6 +125,8 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
         allow_benchmark=allow_benchmark,
     )
     notices += [*left, *suite.notices]
+    if len(space.branches) == 1 and not space.branches[0].dimensions:
+        notices.append("the recipe has no holes: nothing is searched, it is only compared")
     if file.learn is not None:
         notices.append(f"learn: has no effect on method {file.optimize.method}")
     return SearchJob(file, space, recipes[0], opened, found, suite, near, tuple(dict.fromkeys(notices)))
@@ -172,6 +174,7 @@ class Study:
     def __init__(self, job: SearchJob, record: StudyRecord, bench: Workbench, listener: Listener) -> None:
         self.job, self.record, self.bench, self.listener = job, record, bench, listener
         self.forced: frozenset[str] = frozenset()
+        self.consensus: tuple[int, Point] | None = None  # where the search believes the optimum to be
 
     def reference(self) -> Reference:
         """Scores every contender on the search items, and finds which evals may be judged by teacher forcing."""
@@ -295,6 +298,8 @@ class Study:
         readings = len(self.record.notes("report"))
         self.record.note("report", {"reading": readings + 1})
         scored = [(c, s) for c in [winner, *others] if (s := self._score(c, "report")) is not None]
+        if not scored or scored[0][0] is not winner:
+            raise MergeoptError(f"the winner, {winner.name!r}, gives NaN or infinity on the report items")
         rows = report_rows(scored, winner, reference)
         rival = rival_of(rows, winner)
         notices = list(self.job.notices)

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mergeopt.checkpoint.staging import Staging
+from mergeopt.errors import MergeoptError
 
 KILLED = """
 import os, signal, sys
@@ -48,3 +50,22 @@ def test_files_appear_in_the_order_given(tmp_path: Path, monkeypatch: pytest.Mon
     assert order == ["two", "one"]
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
     assert (tmp_path / "one").read_bytes() == b"one\0"
+
+
+def test_a_fault_on_closing_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    staging = Staging(tmp_path / "out", 1)
+    files = {staging.create(name, 4, b"new") for name in ("one", "two")}
+    close, closed = os.close, set()
+
+    def full(handle: int) -> None:  # network file systems write late
+        close(handle)
+        if handle in files - closed:
+            closed.add(handle)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "close", full)
+    with pytest.raises(MergeoptError, match="No space left"):
+        staging.publish(["one", "two"], replaces=())
+    assert closed == files
+    staging.discard()
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -199,6 +200,33 @@ def test_a_disk_that_fills_up_later(
         writer.write("model.embed_tokens.weight", 0, torch.ones(28))
     assert not isinstance(caught.value, InputError)
     assert names(tmp_path) == set()
+
+
+def test_a_file_system_that_refuses_direct_writes_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mergeopt.checkpoint.staging._DIRECT", 0)
+    write, direct = os.pwrite, [0]
+
+    def faulty(file: int, data: Any, offset: int) -> int:
+        if fcntl.fcntl(file, fcntl.F_GETFL) & getattr(os, "O_DIRECT", 0):
+            direct[0] += 1
+            if direct[0] % 2:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return write(file, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", faulty)
+    sizes = (2_200_001, 7, 3_100_003, 5_000)  # elements: neighbours share pages, two are longer than a piece
+    given = {f"t{i}": torch.arange(n, dtype=torch.int16) for i, n in enumerate(sizes)}
+    with CheckpointWriter(tmp_path, outputs(given)) as writer:
+
+        def fill(name: str) -> None:
+            for start in range(0, given[name].numel(), 65_536):
+                writer.write(name, start, given[name][start : start + 65_536])
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(fill, given))
+        writer.commit()
+    read = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(read[name], tensor) for name, tensor in given.items())
 
 
 def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

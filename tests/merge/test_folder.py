@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -258,3 +259,15 @@ def test_staging_is_hidden_while_it_grows(models: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Staging, "publish", publish)
     merged(LINEAR, models / "out")
     assert seen == [[]]
+
+
+def test_new_weights_never_stand_beside_an_earlier_config(models: Path, monkeypatch: pytest.MonkeyPatch):
+    merge_to_folder(prepared(LINEAR), models / "out")
+
+    def full(*_: Any) -> None:
+        raise MergeoptError("disk full")
+
+    monkeypatch.setattr("mergeopt.merge.folder.copy_side_files", full)
+    with pytest.raises(MergeoptError, match="disk full"):
+        merge_to_folder(prepared(LINEAR), models / "out")
+    assert not (models / "out" / "config.json").exists()

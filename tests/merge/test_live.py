@@ -15,7 +15,7 @@ from mergeopt.merge import live
 from mergeopt.merge.folder import Prepared, merge_to_folder
 from mergeopt.merge.live import LiveModel, NotFiniteError, bind, skeleton
 from mergeopt.merge.plan import Plan
-from mergeopt.merge.sources import ResidentSource
+from mergeopt.merge.sources import FileSource, ResidentSource, opened_readers
 from tests.conftest import llama_weights, read_weights, write_model
 from tests.merge.conftest import prepared
 
@@ -188,6 +188,18 @@ def test_a_source_that_holds_nan_fails(inside: Path, llamas: Prepared, method: s
     of = prepared(RECIPE.format(method=method))
     with pytest.raises(NotFiniteError, match=UP):
         living(of).write(of.plan)
+
+
+def test_a_candidate_read_from_files_is_the_same(inside: Path, llamas: Prepared, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(FileSource, "block", 8)  # several chunks per tensor, all through one buffer
+    of = prepared("{merge_method: passthrough, dtype: float32, models: [{model: a}]}")
+    resident = living(of)
+    resident.write(of.plan)
+    with opened_readers(of.checkpoints) as readers:
+        live.LiveModel(resident.model, resident._views, FileSource(readers, of.checkpoints)).write(of.plan)
+    stored = read_weights(inside / "a")
+    for name, tensor in weights(resident).items():
+        assert torch.equal(tensor, stored[name]), name
 
 
 def test_names_and_model_must_belong_together(llamas: Prepared):

@@ -4,7 +4,7 @@ import pytest
 from mergeopt.errors import InputError
 from mergeopt.scoring.base import EvalInfo, EvalScore, Scores
 from mergeopt.scoring.entry import ObjectiveEntry
-from mergeopt.scoring.objective import Reference, contributions, objective, paired, paired_eval
+from mergeopt.scoring.objective import Reference, contributions, objective, paired
 from mergeopt.scoring.statistics import paired_difference
 
 N = 100
@@ -113,7 +113,7 @@ def test_paired_of_one_eval_is_a_plain_t_test():
     rng = np.random.default_rng(2)
     made = [Scores("search", {"up": EvalScore("up", "m,none", x.mean(), x, True)}) for x in rng.random((2, N))]
     reference = Reference(infos, made[0], {})
-    ours, plain = paired(*made, reference), paired_eval(made[0]["up"].items, made[1]["up"].items)
+    ours, plain = paired(*made, reference), paired_difference(made[0]["up"].items, made[1]["up"].items)
     assert (ours.mean, ours.low, ours.high, ours.df) == pytest.approx((plain.mean, plain.low, plain.high, plain.df))
 
 

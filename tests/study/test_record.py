@@ -212,3 +212,12 @@ def test_kill_minus_nine_at_any_moment_loses_at_most_the_running_trial(tmp_path:
             assert acknowledged < len(numbers) <= acknowledged + 2
             assert all(t.items["a"] == (float(t.number),) * 256 for t in record.trials)
             assert len(record.unfinished) <= 1
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file/search: cannot be written to: Not a directory"):
+        create(tmp_path / "file" / "search")
+    (tmp_path / "study" / "lock").mkdir(parents=True)
+    with pytest.raises(InputError, match="study: cannot be written to: Is a directory"):
+        create(tmp_path / "study")
