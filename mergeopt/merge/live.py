@@ -74,6 +74,7 @@ class LiveModel:
             start += part.numel()
         if merged is None:
             return
+        merged = merged.to(view.dtype)
         if merged.is_floating_point() and not bool(torch.isfinite(merged).all()):
             raise NotFiniteError(f"tensor {job.tensor!r} came out with NaN or infinity")
         view.copy_(merged.view(view.shape))

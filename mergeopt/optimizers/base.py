@@ -49,9 +49,13 @@ class Optimizer(Protocol):
     """Proposes points and learns from what they gave."""
 
     def ask(self) -> Request | None:
-        """The next point to measure, or None when there is nothing left to propose (a finished grid)."""
+        """The next point to measure; None: nothing until more is told, or ever (a finished grid)."""
         ...
 
     def tell(self, outcome: Outcome) -> None:
         """What a request gave. Called once per request, in the order of their numbers, perhaps several asks later."""
+        ...
+
+    def consensus(self) -> tuple[int, tuple[float, ...]] | None:
+        """(branch, point) where it believes the optimum to be, worth measuring at the end; None: it has no belief."""
         ...

@@ -59,14 +59,16 @@ class Branches:
         self._finished: set[int] = set()  # branches with nothing left to propose
 
     def ask(self) -> Request | None:
-        while len(self._finished) < len(self._searches):
-            branch = self._next()
-            request = self._searches[branch].ask()
+        waiting: set[int] = set()  # branches that first want to be told what is outstanding
+        while len(self._finished | waiting) < len(self._searches):
+            branch = self._next(self._finished | waiting)
+            search = self._searches[branch]
+            request = search.ask()
             if request is not None:
                 number = len(self._numbers)
                 self._numbers.append((branch, request.number))
                 return replace(request, number=number, branch=branch)
-            self._finished.add(branch)
+            (self._finished if len(search.told) == len(search.asked) else waiting).add(branch)
         return None
 
     def tell(self, outcome: Outcome) -> None:
@@ -76,21 +78,20 @@ class Branches:
         branch, number = self._numbers[request.number]
         self._searches[branch].tell(replace(outcome, request=replace(request, number=number, branch=0)))
 
-    def _next(self) -> int:
-        """The branch to ask now."""
+    def _next(self, closed: set[int]) -> int:
+        """The branch to ask now, of those that are not closed."""
         asked = [len(search.asked) for search in self._searches]
-        for branch in self._first[len(self._numbers) :]:
-            return branch
+        first = self._first[len(self._numbers) : len(self._numbers) + 1]
+        if first and first[0] not in closed:
+            return first[0]
         alive = list(range(len(self._searches)))
         for round_, quota in enumerate(self._quotas, start=1):
-            due = [i for i in alive if asked[i] < quota and i not in self._finished]
+            due = [i for i in alive if asked[i] < quota and i not in closed]
             if due:
                 return min(due, key=lambda i: asked[i])
             if round_ < len(self._quotas):
                 alive = self._better_half(alive, quota)
-        open_ = [i for i in alive if i not in self._finished] or [
-            i for i in range(len(self._searches)) if i not in self._finished
-        ]
+        open_ = [i for i in alive if i not in closed] or [i for i in range(len(self._searches)) if i not in closed]
         return min(open_, key=lambda i: asked[i])
 
     def _better_half(self, alive: list[int], quota: int) -> list[int]:

@@ -48,7 +48,8 @@ def model_card(found: Found, job: SearchJob) -> str:
         f"{found.result.trials} trials with `{job.file.optimize.method}`, seed {job.file.optimize.seed}. "
         "Candidates were scored on the search items and the winner chosen on the select items; the table is from "
         "report items that nothing before had seen. "
-        f"Objective: 0 is the {'base' if job.recipe.base else 'uniform average'}, 1 the best parent on each eval.",
+        f"Objective: 0 is the {'base' if job.recipe.base else 'uniform average'}, 1 the best parent on each eval "
+        "(its plain score where those two cannot be told apart).",
         "",
         result_markdown(found.result, names),
         "",

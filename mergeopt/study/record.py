@@ -52,6 +52,8 @@ class Trial:
     objectives: tuple[float, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     items: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    gradient: tuple[float, ...] | None = None
+    fisher: tuple[tuple[float, ...], ...] | None = None
     seconds: float = 0.0
     tokens: int = 0
     state: Literal["complete", "failed"] = "complete"
@@ -138,21 +140,18 @@ class StudyRecord:
             raise
 
     def _load(self, events: Sequence[Event]) -> None:
-        items: dict[int, dict[str, tuple[float, ...]]] = {}
+        measured: dict[int, Event] = {}
         for event in events:
             match event["event"]:
                 case "start":
                     begun = Begun(event["number"], event["branch"], tuple(event["point"]))
                     self._begun[begun.number] = begun
                 case "items":
-                    items[event["number"]] = {
-                        name: tuple(float("nan") if v is None else float(v) for v in values)
-                        for name, values in event["items"].items()
-                    }
+                    measured[event["number"]] = event
                 case "note":
                     self._notes.append((event["kind"], event["payload"]))
         for frozen in self._study.get_trials(deepcopy=False):
-            trial = _thawed(frozen, items)
+            trial = _thawed(frozen, measured)
             if trial is not None:
                 self._trials[trial.number] = trial
 
@@ -173,7 +172,9 @@ class StudyRecord:
         dimensions = {d.name: d for d in self._space[trial.branch]}
         if trial.params.keys() != dimensions.keys():
             raise ValueError(f"trial {trial.number}: {set(trial.params) ^ dimensions.keys()} differ from the branch")
-        self._log.append("items", number=trial.number, items=trial.items)
+        wanted = {"gradient": trial.gradient, "fisher": trial.fisher}
+        also = {name: value for name, value in wanted.items() if value is not None}
+        self._log.append("items", number=trial.number, items=trial.items, **also)
         self._study.add_trial(
             create_trial(
                 state=TrialState.COMPLETE if trial.state == "complete" else TrialState.FAIL,
@@ -281,14 +282,16 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _thawed(frozen: optuna.trial.FrozenTrial, items: Mapping[int, Mapping[str, tuple[float, ...]]]) -> Trial | None:
+def _thawed(frozen: optuna.trial.FrozenTrial, measured: Mapping[int, Event]) -> Trial | None:
     """Our trial from Optuna's; None for one that is not ours (the dashboard's users may queue their own)."""
     attrs = frozen.user_attrs
     if not frozen.state.is_finished() or "number" not in attrs:
         return None
     number = attrs["number"]
-    if number not in items:
+    if number not in measured:
         raise MergeoptError(f"trial {number} is in the storage, but its items are not in log.jsonl")
+    event = measured[number]
+    gradient, fisher = event.get("gradient"), event.get("fisher")
     return Trial(
         number=number,
         branch=attrs["branch"],
@@ -297,8 +300,15 @@ def _thawed(frozen: optuna.trial.FrozenTrial, items: Mapping[int, Mapping[str, t
         violation=frozen.constraints.get("violation", 0.0),
         objectives=tuple(attrs["objectives"]),
         scores=attrs["scores"],
-        items=items[number],
+        items={name: _numbers(values) for name, values in event["items"].items()},
+        gradient=None if gradient is None else _numbers(gradient),
+        fisher=None if fisher is None else tuple(map(_numbers, fisher)),
         seconds=attrs["seconds"],
         tokens=attrs["tokens"],
         state="complete" if frozen.state is TrialState.COMPLETE else "failed",
     )
+
+
+def _numbers(values: Sequence[float | None]) -> tuple[float, ...]:
+    """As they were before JSON, which has no NaN."""
+    return tuple(float("nan") if value is None else float(value) for value in values)

@@ -4,7 +4,8 @@
 facts in the record, so a study can be stopped anywhere and resumed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mergeopt.merge.plan import lay_out, unmatched_filters
 from mergeopt.merge.sources import Checkpoints, facts, open_models
 from mergeopt.methods import SCHEMAS
 from mergeopt.optimizers import Start, create
+from mergeopt.optimizers.base import Request
 from mergeopt.recipe.document import Document
 from mergeopt.recipe.read import read_recipe
 from mergeopt.recipe.recipe import ModelRef, Recipe
@@ -29,7 +31,7 @@ from mergeopt.scoring.suite import Suite
 from mergeopt.space.space import Space, parse_space
 from mergeopt.study.evals import with_files
 from mergeopt.study.events import Listener, Notice, Phase, Scored
-from mergeopt.study.loop import Budget, Loop, Point
+from mergeopt.study.loop import Budget, Loop, Measured, Point
 from mergeopt.study.record import StudyRecord, Trial
 from mergeopt.study.references import Contender, contenders, named
 from mergeopt.study.result import Result, choose, report_rows, rival_of
@@ -160,12 +162,30 @@ def run_search(job: SearchJob, record: StudyRecord, compute: Compute, listener: 
     """
     for text in job.notices:
         listener(Notice(text))
+    check_compute(record, compute)
     study = Study(job, record, Workbench(job.checkpoints, job.suite, compute), listener)
     reference = study.reference()
     trials = study.search(reference)
     winner = study.select(trials, reference)
     result = study.report(winner, trials, reference)
     return Found(result, winner, prepare(winner.recipe, job.checkpoints))
+
+
+def check_compute(record: StudyRecord, compute: Compute) -> None:
+    """A study is run in one precision: scores of two would stand in one history.
+
+    Raises:
+        InputError: it was begun on another kind of device or in another dtype.
+    """
+    given = {"device": compute.device.type, "dtype": str(compute.dtype).removeprefix("torch.")}
+    if not record.notes("compute"):
+        record.note("compute", given)
+    begun = record.notes("compute")[0]
+    for key, value in given.items():
+        if begun[key] != value:
+            raise InputError(
+                f"the study was begun with --{key} {begun[key]}, not {value}", remedy="resume it with that"
+            )
 
 
 class Study:
@@ -224,9 +244,7 @@ class Study:
             starts=self._starts(),
             batch=options.batch,
         )
-        loop = Loop(
-            optimizer, branches, self._measure, reference, self.record, batch=options.batch, listener=self.listener
-        )
+        loop = Loop(optimizer, branches, self, reference, self.record, batch=options.batch, listener=self.listener)
         trials = loop.run(Budget(options.most_trials, options.tokens, options.time))
         self.consensus = optimizer.consensus() if trials else None
         return trials
@@ -256,11 +274,14 @@ class Study:
             found.append(fitted.start)
         return found
 
-    def _measure(self, branch: int, point: Point) -> Scores | None:
-        try:
-            return self.bench.measure(self.job.recipe_at(branch, point), "search", forced=self.forced)
-        except FAILURES:
-            return None
+    def measure(self, requests: Sequence[Request]) -> Iterator[Measured]:
+        """The executor in this process: one candidate after the other in the live model."""
+        for request in requests:
+            recipe = self.job.recipe_at(request.branch, request.point)
+            try:
+                yield Measured(self.bench.measure(recipe, request.split, forced=self.forced))
+            except FAILURES:
+                yield Measured(None)
 
     def select(self, trials: Sequence[Trial], reference: Reference) -> Contender:
         """Scores the finalists and everything known on the select items, and chooses."""
@@ -295,16 +316,15 @@ class Study:
         """The final table, on items that nothing so far has seen."""
         others = [c for c in self.job.contenders if c.name != winner.name]
         self.listener(Phase("report", len(others) + 1))
-        readings = len(self.record.notes("report"))
-        self.record.note("report", {"reading": readings + 1})
+        readings = self._readings(winner)
         scored = [(c, s) for c in [winner, *others] if (s := self._score(c, "report")) is not None]
         if not scored or scored[0][0] is not winner:
             raise MergeoptError(f"the winner, {winner.name!r}, gives NaN or infinity on the report items")
         rows = report_rows(scored, winner, reference)
         rival = rival_of(rows, winner)
         notices = list(self.job.notices)
-        if readings:
-            notices.append(f"the report items were read {readings + 1} times: they are no longer fresh")
+        if readings > 1:
+            notices.append(f"the report items were read {readings} times: they are no longer fresh")
             self.listener(Notice(notices[-1]))
         claimed = next((t.value for t in trials if winner.name == f"trial {t.number}"), None)
         return Result(
@@ -325,9 +345,17 @@ class Study:
             notices=tuple(notices),
         )
 
+    def _readings(self, winner: Contender) -> int:
+        """How often the report items were read for a decision, this one included; going on with one is no other."""
+        key = _digest(to_yaml(recipe_data(winner.recipe)))
+        if all(note.get("winner") != key for note in self.record.notes("report")):
+            reading = len(self.record.notes("report")) + 1
+            self.record.note("report", {"reading": reading, "by": "search", "winner": key})
+        return len(self.record.notes("report"))
+
     def _score(self, contender: Contender, split: Split, forced: frozenset[str] = frozenset()) -> Scores | None:
         """Scores a contender once; a resumed study finds it in the record. None: NaN or infinity."""
-        key = _digest([to_yaml(recipe_data(contender.recipe))])
+        key = _digest(to_yaml(recipe_data(contender.recipe)))
         kept = next((n for n in self.record.notes("score") if (n["recipe"], n["split"]) == (key, split)), None)
         if kept is not None:
             scores = _thawed(kept, self.job.suite.evals)
@@ -375,12 +403,18 @@ def identity(job: SearchJob) -> dict[str, Any]:
         "recipe": job.file.recipe.data,
         "objective": [entry.model_dump(mode="json") for entry in job.file.objective],
         "optimize": options,
-        "models": {str(ref): [[f.name, f.stat().st_size] for f in c.files] for ref, c in job.checkpoints.items()},
-        "items": {info.name: {s: len(h) and _digest(h) for s, h in info.hashes.items()} for info in job.suite.evals},
+        "models": {str(ref): [_stamp(file) for file in c.files] for ref, c in job.checkpoints.items()},
+        "items": {
+            info.name: {s: len(h) and _digest("".join(h)) for s, h in info.hashes.items()} for info in job.suite.evals
+        },
     }
 
 
-def _digest(hashes: Sequence[str]) -> str:
-    import hashlib
+def _stamp(file: Path) -> str:
+    """Name, size and time of change: another model under an old name is another study."""
+    facts = file.stat()
+    return f"{file.name} {facts.st_size} {facts.st_mtime_ns}"
 
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

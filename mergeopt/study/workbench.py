@@ -113,7 +113,7 @@ class Workbench:
         prepared = Prepared(recipe, self._checkpoints, plan, ())
         config = prepared.config
         said = {name: value for name, value in config.items() if name not in SILENT}
-        key = (json.dumps(said, sort_keys=True), tuple(job.tensor for job in plan.jobs))
+        key = (json.dumps(said, sort_keys=True), self._dtype(config), tuple(job.tensor for job in plan.jobs))
         if key not in self._benches:
             folder = self._checkpoints[recipe.donor].folder
             model = skeleton(folder, config, self._compute.device, self._dtype(config))

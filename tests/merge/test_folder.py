@@ -271,3 +271,10 @@ def test_new_weights_never_stand_beside_an_earlier_config(models: Path, monkeypa
     with pytest.raises(MergeoptError, match="disk full"):
         merge_to_folder(prepared(LINEAR), models / "out")
     assert not (models / "out" / "config.json").exists()
+
+
+def test_a_source_is_not_written_over(models: Path):
+    before = contents(models / "b")
+    with pytest.raises(InputError, match=r"is the folder of 'b'; give another OUT"):
+        merge_to_folder(prepared(LINEAR), models / "b")
+    assert contents(models / "b") == before

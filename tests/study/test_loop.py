@@ -1,5 +1,6 @@
 """The loop: generations, budgets, twins, failures, and replay."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from mergeopt.scoring.objective import Reference
 from mergeopt.space.branch import Branch
 from mergeopt.space.dimension import Dimension
 from mergeopt.study.events import Event, TrialDone
-from mergeopt.study.loop import Budget, Loop
+from mergeopt.study.loop import Budget, Loop, Measured
 from mergeopt.study.record import StudyRecord, Trial
 
 DIMENSIONS = (Dimension("x", 0.0, 1.0, 0.5), Dimension("y", 0.0, 1.0, 0.5))
@@ -33,8 +34,13 @@ class World:
         base = FakeScorer(constant_quality({"a": 0.0, "b": 0.5}), entries=ENTRIES)
         self.reference = Reference(self.scorer.evals, base.score("search"), {"p": parents.score("search")})
 
-    def measure(self, branch: int, point: tuple[float, ...]) -> Scores | None:
-        self.measured.append((branch, point))
+    def measure(self, requests: Sequence[Request]) -> Iterator[Measured]:
+        for request in requests:
+            yield Measured(self.score(request))
+
+    def score(self, request: Request) -> Scores | None:
+        point = request.point
+        self.measured.append((request.branch, point))
         self.point = (float("nan") if point[0] > 0.9 else point[0], point[1])
         try:
             return self.scorer.score("search")
@@ -64,7 +70,7 @@ def run(
 ) -> tuple[list[Trial], World, list[Event]]:
     world, events = World(), list[Event]()
     with opened(folder, resume=resume) as record:
-        loop = Loop(optimizer, BRANCHES, world.measure, world.reference, record, batch=batch, listener=events.append)
+        loop = Loop(optimizer, BRANCHES, world, world.reference, record, batch=batch, listener=events.append)
         return loop.run(budget), world, events
 
 
@@ -140,16 +146,14 @@ def test_a_resumed_study_repeats_nothing_and_differs_in_nothing(tmp_path: Path, 
     whole, _, _ = run(tmp_path / "whole", Spy(POINTS), Budget(7))
 
     class Killed(World):
-        def measure(self, branch: int, point: tuple[float, ...]) -> Scores | None:
+        def score(self, request: Request) -> Scores | None:
             if len(self.measured) == stop:
                 raise KeyboardInterrupt
-            return super().measure(branch, point)
+            return super().score(request)
 
     world = Killed()
     with opened(tmp_path / "cut") as record, pytest.raises(KeyboardInterrupt):
-        Loop(Spy(POINTS), BRANCHES, world.measure, world.reference, record, batch=2, listener=lambda e: None).run(
-            Budget(7)
-        )
+        Loop(Spy(POINTS), BRANCHES, world, world.reference, record, batch=2, listener=lambda e: None).run(Budget(7))
     optimizer = Spy(POINTS)
     resumed, again, _ = run(tmp_path / "cut", optimizer, Budget(7), resume=True)
     assert len(world.measured) + len(again.measured) == 6  # seven trials, one twin, none measured twice
