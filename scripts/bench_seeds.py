@@ -59,7 +59,7 @@ def main() -> None:
         gains.append(gain.mean if gain else 0.0)
         text = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]" if gain else "no gain"
         row = result.row(result.winner)
-        print(f"seed {seed}: {text} over {Path(result.rival or '').name}; objective {row.objective:.3f}", flush=True)
+        print(f"seed {seed}: {text} over {result.rival}; objective {row.objective:.3f}", flush=True)
     mean = paired_difference(np.array(gains), np.zeros(len(gains)))
     print(f"mean over {len(gains)} seeds: {mean.mean:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]")
 

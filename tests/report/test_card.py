@@ -13,6 +13,8 @@ from huggingface_hub import ModelCard
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.report.card import card_name, is_from_hub
 from mergeopt.report.dryrun import dry_run_lines
+from mergeopt.study.evaluation import evaluate_models
+from mergeopt.study.workbench import Compute
 from tests.study.family import search_data
 from tests.study.test_search import prepare, search
 
@@ -52,6 +54,7 @@ def test_the_card(work: Path, tmp_path: Path) -> None:
     assert {line.replace("\\|", "").count("|") for line in rows} == {rows[1].count("|")}
     assert any("local:so\\|rt\\_\\*x\\*" in line for line in rows)
     assert "were read" not in text
+    evaluate_models([str(outcome.out)], [], Compute(torch.device("cpu")))  # reads the report items
     again = search(data, tmp_path, resume=True, write=True)
     assert "the report items were read 2 times" in (again.out / "README.md").read_text()
 
