@@ -33,7 +33,7 @@ def merge(
     with placed(str(recipe)):
         prepared = prepare(reading.recipe, open_models(reading.recipe.models, recipe.parent))
     if not quiet or strict:
-        warn(prepared.notices, strict=strict)
+        warn([f"{recipe}: {notice}" for notice in prepared.notices], strict=strict)
     with byte_bar("merging", prepared.plan.nbytes, quiet=quiet) as progress:
         merge_to_folder(prepared, out, max_shard_bytes=limit, progress=progress)
     if not quiet:

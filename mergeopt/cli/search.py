@@ -34,7 +34,7 @@ def search(
 
     from mergeopt.files import find_file
     from mergeopt.recipe.document import read_document
-    from mergeopt.study.lock import StudyLock
+    from mergeopt.report.publish import check_room
     from mergeopt.study.search import layers_near, prepare_search
     from mergeopt.study.searchfile import read_search_file
     from mergeopt.study.workbench import Compute
@@ -52,19 +52,30 @@ def search(
         for line in dry_run_lines(job, out, compute.device):
             typer.echo(line)
         return
-    if force and not resume and (out / "search").is_dir():
+    check_room(job, out)
+    if force and not resume:
+        _clear(out)
+    _run(job, out, compute, resume=resume, quiet=quiet or as_json, as_json=as_json)
+
+
+def _clear(out: Path) -> None:
+    """Takes away an earlier study and what would pass for the result of the new one."""
+    from mergeopt.study.lock import StudyLock
+
+    if (out / "search").is_dir():
         StudyLock(out / "search" / "lock").release()  # refuses while another process writes it
         shutil.rmtree(out / "search")
-    _run(job, out, compute, resume=resume, quiet=quiet or as_json, as_json=as_json)
+    stale = ("result.json", "recipe.yaml", "mergekit_config.yml", "recipe.lock.json", "README.md", "config.json")
+    for name in stale:
+        (out / name).unlink(missing_ok=True)
 
 
 def _run(job: Any, out: Path, compute: Any, *, resume: bool, quiet: bool, as_json: bool) -> None:
     from mergeopt.cli.display import StudyDisplay
-    from mergeopt.report.publish import check_room, publish, result_text
+    from mergeopt.report.publish import publish, result_text
     from mergeopt.report.table import result_table, verdict
     from mergeopt.study.search import open_record, run_search
 
-    check_room(job, out)
     existed = out.exists()
     record = open_record(job, out / "search", resume=resume)
     try:

@@ -23,7 +23,7 @@ from mergeopt.merge.plan import LeftOut, Plan, fill, lay_out, unmatched_filters
 from mergeopt.merge.sources import Checkpoints, facts
 from mergeopt.merge.stream import Progress, stream
 from mergeopt.merge.vocabulary import TEMPLATE_FILE, Vocabulary, choose_vocabulary
-from mergeopt.methods import SCHEMAS
+from mergeopt.methods import METHODS, SCHEMAS
 from mergeopt.recipe.recipe import Recipe
 from mergeopt.recipe.write import recipe_data, to_yaml
 
@@ -114,6 +114,19 @@ def merge_to_folder(
     write_config(out, prepared.config)
 
 
+def portability(prepared: Prepared) -> str:
+    """How mergekit's model from the same recipe compares with ours.
+
+    "exact": bit for bit; "rounding": float32 inside and one rounding, where mergekit rounds as it goes;
+    "other random draw": the same plan with another mask.
+    """
+    method = METHODS[prepared.plan.method]
+    if method.schema.random and any(min(job.coefficients["density"], default=1) < 1 for job in prepared.plan.jobs):
+        return "other random draw"
+    copied = method.name == "passthrough" and all(job.coefficients["scale"] == (None,) for job in prepared.plan.jobs)
+    return "exact" if copied else "rounding"
+
+
 def check_apart(out: Path, checkpoints: Checkpoints) -> None:
     """Raises InputError where `out` is the folder of a source: its weights would be replaced."""
     for ref, checkpoint in checkpoints.items():
@@ -131,6 +144,7 @@ def lock(prepared: Prepared, inputs: Mapping[Path, str], digests: Mapping[str, s
         "format": 1,
         "mergeopt": mergeopt.__version__,
         "seed": prepared.recipe.seed,
+        "portability": portability(prepared),
         "versions": versions(),
         "inputs": models,
         "outputs": {name: f"xxh3-128:{digest}" for name, digest in digests.items()},

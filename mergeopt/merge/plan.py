@@ -382,7 +382,7 @@ def unmatched_filters(layout: Layout, recipe: Recipe) -> list[str]:
 
 def _unmatched(settings: Mapping[str, Any], names: list[str], whose: str) -> list[str]:
     return [
-        f"{name!r} of {whose}: filter {entry.filter!r} matches no tensor"
+        f"{name!r} of {whose}: filter {entry.filter!r} matches no tensor; `mergeopt explain` lists them"
         for name, setting in settings.items()
         for entry in setting
         if not any(entry.matches(tensor) for tensor in names)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mergeopt.merge.folder import portability
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.write import recipe_data, to_yaml
 from mergeopt.report.table import markdown_text, result_markdown, verdict
@@ -61,7 +62,8 @@ def model_card(found: Found, job: SearchJob) -> str:
         to_yaml(_public(data, names)).rstrip(),
         "```",
         "",
-        "Made again with `mergeopt merge recipe.yaml OUT`; `recipe.lock.json` has the hash of every tensor.",
+        "Made again with `mergeopt merge recipe.yaml OUT`; `recipe.lock.json` has the hash of every tensor. "
+        f"With mergekit: {portability(found.prepared)}.",
         "",
     ]
     return "\n".join(lines)

@@ -94,7 +94,8 @@ def _suite_of_search(out: Path, tokenizer: Any, split: str | None, trust: bool) 
     if not events or events[0]["event"] != "study":
         raise InputError("is not the log of a study", where=str(path), remedy="name evals")
     identity = events[0]["identity"]
-    near = Path(identity["near"]) if identity.get("near") else None
+    folders = [event["payload"]["folder"] for event in events if event.get("kind") == "near"]
+    near = Path(folders[0]) if folders else None
     suite = Suite.build(
         with_files([ObjectiveEntry.model_validate(entry) for entry in identity["objective"]], near),
         tokenizer=tokenizer,

@@ -39,16 +39,19 @@ class Executor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """When to stop: after `trials`, or at the end of the generation in which `tokens` or `seconds` are used up."""
+    """When to stop: after `trials`, or at the end of the generation in which `tokens` or `seconds` are used up.
+
+    Seconds are wall time: of this process since the search began, and of recorded trials before it.
+    """
 
     trials: int
     tokens: int | None = None
     seconds: float | None = None
 
-    def spent(self, trials: Sequence[Trial]) -> bool:
+    def spent(self, trials: Sequence[Trial], seconds: float) -> bool:
         if self.tokens is not None and sum(trial.tokens for trial in trials) >= self.tokens:
             return True
-        return self.seconds is not None and sum(trial.seconds for trial in trials) >= self.seconds
+        return self.seconds is not None and seconds >= self.seconds
 
 
 class Loop:
@@ -83,7 +86,8 @@ class Loop:
     def run(self, budget: Budget) -> list[Trial]:
         """Runs to the end of the budget, or until the optimizer has nothing left to propose."""
         done: list[Trial] = []
-        while len(done) < budget.trials and not budget.spent(done):
+        begun = time.perf_counter() - sum(trial.seconds for trial in self._known.values())
+        while len(done) < budget.trials and not (done and budget.spent(done, time.perf_counter() - begun)):
             numbers = range(len(done), min(len(done) + self._batch, budget.trials))
             if all(number in self._known for number in numbers):
                 requests = [self._recorded(self._known[number]) for number in numbers]

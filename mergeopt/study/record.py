@@ -267,11 +267,16 @@ def _mend_journal(path: Path) -> None:
         cut_torn_line(path)
 
 
-def _same(recorded: dict[str, Any], given: dict[str, Any], folder: Path) -> None:
+def _same(recorded: dict[str, Any], given: dict[str, Any], folder: Path, inside: str = "") -> None:
+    """Raises InputError that names the innermost key that differs."""
     for key in [*recorded, *(k for k in given if k not in recorded)]:
-        if recorded.get(key) != given.get(key):
+        before, now = recorded.get(key), given.get(key)
+        if before != now:
+            name = f"{inside}{key}"
+            if isinstance(before, dict) and isinstance(now, dict):
+                _same(before, now, folder, f"{name}.")
             raise InputError(
-                f"the study was begun with another {key}: {_short(recorded.get(key))}, not {_short(given.get(key))}",
+                f"the study was begun with another {name}: {_short(before)}, not {_short(now)}",
                 where=str(folder),
                 remedy="begin a new study, or give what this one was begun with",
             )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mergeopt.errors import InputError, MergeoptError, placed
+from mergeopt.files import find_file
 from mergeopt.merge.folder import Prepared, prepare
 from mergeopt.merge.plan import lay_out, unmatched_filters
 from mergeopt.merge.sources import Checkpoints, facts, open_models
@@ -113,9 +114,10 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
             shape_of(ref)
         layout = lay_out(reading.recipe, facts(opened), SCHEMAS[reading.recipe.method])
         for problem in unmatched_filters(layout, reading.recipe):
-            raise InputError(problem, where=file.recipe.source, remedy="`mergeopt explain` lists the tensors")
+            raise InputError(problem, where=file.recipe.source)
     listed = named(file.optimize.start, file.optimize.compare, near, recipes[0])
     opened.update(open_models([r for c in listed for r in c.recipe.models if r not in opened], near))
+    _check_learning(file, near)
     found, left = contenders(recipes[0], listed, opened)
     suite = Suite.build(
         with_files(file.objective, near),
@@ -132,6 +134,17 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
     if file.learn is not None:
         notices.append(f"learn: has no effect on method {file.optimize.method}")
     return SearchJob(file, space, recipes[0], opened, found, suite, near, tuple(dict.fromkeys(notices)))
+
+
+def _check_learning(file: SearchFile, near: Path | None) -> None:
+    """Teachers and prompts are read by the gradient only, but must exist: a misspelt one should not wait for that."""
+    for entry in file.objective:
+        if entry.teacher is not None:
+            open_models([ModelRef.parse(entry.teacher, f"objective {entry.eval} teacher")], near)
+    for prompts in file.learn.prompts if file.learn else ():
+        find_file(prompts.file, near, "evals")
+        if prompts.teacher is not None:
+            open_models([ModelRef.parse(prompts.teacher, f"learn.prompts {prompts.file} teacher")], near)
 
 
 def layers_near(near: Path | None) -> Callable[[ModelRef], int]:
@@ -163,6 +176,8 @@ def run_search(job: SearchJob, record: StudyRecord, compute: Compute, listener: 
     for text in job.notices:
         listener(Notice(text))
     check_compute(record, compute)
+    if job.near is not None and not record.notes("near"):
+        record.note("near", {"folder": str(job.near.resolve())})
     study = Study(job, record, Workbench(job.checkpoints, job.suite, compute), listener)
     reference = study.reference()
     trials = study.search(reference)
@@ -399,7 +414,6 @@ def identity(job: SearchJob) -> dict[str, Any]:
     """What makes a study this one: recipe, objective, options, models and items. Budgets may grow on resuming."""
     options = job.file.optimize.model_dump(mode="json", exclude={"trials", "tokens", "time", "storage", "finalists"})
     return {
-        "near": str(job.near.resolve()) if job.near else None,
         "recipe": job.file.recipe.data,
         "objective": [entry.model_dump(mode="json") for entry in job.file.objective],
         "optimize": options,

@@ -176,7 +176,7 @@ def test_notices_name_what_has_no_effect(models: Path):
     slices: [{sources: [{model: a, layer_range: [0, 1]}]}]
     """
     assert prepared(text).notices == (
-        "'scale' of the top-level parameters: filter 'lyers' matches no tensor",
+        "'scale' of the top-level parameters: filter 'lyers' matches no tensor; `mergeopt explain` lists them",
         "left out of 'a': 'model.layers.1.input_layernorm.weight' and 8 more (in no slice)",
     )
 

@@ -125,7 +125,9 @@ def test_filters_that_match_no_tensor_are_named():
     recipe = recipe_of(LINEAR % "[{filter: layers.0-5, value: 1}, {filter: mlp, value: 1}, {value: 2}]")
     models = {ModelRef(name): facts for name, facts in TWO.items()}
     found = unmatched_filters(lay_out(recipe, models, SCHEMAS["linear"]), recipe)
-    assert found == ["'weight' of the top-level parameters: filter 'layers.0-5' matches no tensor"]
+    assert found == [
+        "'weight' of the top-level parameters: filter 'layers.0-5' matches no tensor; `mergeopt explain` lists them"
+    ]
 
 
 STACK = """
