@@ -84,8 +84,7 @@ def split_docs(
         chosen = shuffled(report_hashes, seed=rule.seed)[: limited(len(report), limit)]
         found["report"] = [report[i] for i in chosen]
         digests["report"] = tuple(report_hashes[i] for i in chosen)
-    optional = {"calibrate"} if not shares.get("calibrate") else set()  # every search needs the others
-    needed = {split: len(part) for split, part in found.items() if part or split not in optional}
+    needed = {split: len(part) for split, part in found.items() if part or shares.get(split)}
     notices = tuple(check_sizes(name, needed))
     return Pools(found, digests, [docs[i] for i in examples] if examples else None, notices)
 

@@ -53,9 +53,9 @@ class Splits(_Section):
     """Shares of the items, relative to each other."""
 
     calibrate: float = Field(0.2, ge=0, description="For gradients; unused, it joins search.")
-    search: float = Field(0.4, ge=0, description="Every candidate is scored on these.")
-    select: float = Field(0.2, ge=0, description="The finalists, once.")
-    report: float = Field(0.2, ge=0, description="The final table; read once, at the end.")
+    search: float = Field(0.4, gt=0, description="Every candidate is scored on these.")
+    select: float = Field(0.2, gt=0, description="The finalists, once.")
+    report: float = Field(0.2, gt=0, description="The final table; read once, at the end.")
 
     @property
     def shares(self) -> Shares:

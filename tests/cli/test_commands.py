@@ -187,7 +187,7 @@ BAD_SEARCHES: list[tuple[list[object], str]] = [
     (["SPACE", "OUT", "--set", "recipe.models.0.model=zoo/uper"], "zoo/uper is not on disk; did you mean 'upper'?"),
     (["SPACE", "OUT", "--set", "objective.0.at_most={bass: 1}"], "objective[0].at_most.bass: input should be 'base'"),
     (["SPACE", "OUT", "--set", "objective.0.limit=2"], "0 items in the select split of upper_lines; give more items"),
-    (["SPACE", "OUT", "--set", "optimize.splits.select=0"], "0 items in the select split of upper_lines"),
+    (["SPACE", "OUT", "--set", "optimize.splits.select=0"], "optimize.splits.select: input should be greater than 0"),
     (["SPACE", "OUT", "--free", "weight"], "--free is for plain recipes; this is a search file"),
 ]
 

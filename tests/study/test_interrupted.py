@@ -18,7 +18,16 @@ DATA = search_data(recipe(method="ties", parameters={"density": 0.5}), method="c
 def start(folder: Path, out: Path) -> "subprocess.Popen[str]":
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "datasets")}
     command = [sys.executable, "-m", "mergeopt", "search", str(folder / "s.yml"), str(out), "--device", "cpu"]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored where the tests run in the background
+    )
 
 
 def wait_for_trials(process: "subprocess.Popen[str]", out: Path, count: int) -> None:

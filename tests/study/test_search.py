@@ -379,7 +379,11 @@ WEIGHT = ("recipe", "models", 0, "parameters", "weight")
             "s.yml upper_lines: 0 items in the select split of upper_lines; give more items",
         ),
         (("optimize", "start"), ["nope.yaml"], "s.yml: no such file: nope.yaml"),
-        (("optimize", "splits"), {"search": 0, "select": 0, "report": 0, "calibrate": 0}, "splits: all shares are 0"),
+        (
+            ("optimize", "splits"),
+            {"search": 0, "select": 0, "report": 0, "calibrate": 0},
+            "optimize.splits.search: input should be greater than 0",
+        ),
     ],
 )
 def test_mistakes_are_found_before_anything_is_read(
