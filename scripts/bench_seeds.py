@@ -2,8 +2,8 @@
 """Does the learned merge gain anything on families of other seeds?
 
 Trains the demo family for each seed (or takes what is there), runs the demo's search on it, and prints the gain over
-the best of parents and fixed recipes on fresh items: per seed with its paired interval, and the mean over seeds with
-its t interval. A search that finds nothing better returns the best fixed recipe: its gain is 0, not left out.
+the best of parents and fixed recipes on fresh items: per seed with its paired interval, and the mean, with the interval
+of its items (these families) and of its seeds (any family). A search that finds nothing better returns the best fixed recipe: its gain is 0, not left out.
 
     scripts/bench_seeds.py --seeds 0,1,2,3,4 --folder runs/seeds
 """
@@ -50,18 +50,23 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="override a key of the search file")
     options = parser.parse_args()
     quiet_libraries()
-    gains = []
+    gains, errors = [], []
     for seed in map(int, options.seeds.split(",")):
         zoo = options.folder / f"zoo{seed}"
         make_family(replace(DEMO, seed=seed), zoo)
         result = search(zoo, options.space, options.folder / f"{options.space}{seed}", options.set)
         gain = result.gain if result.learned else None
         gains.append(gain.mean if gain else 0.0)
+        errors.append(gain.stderr if gain else 0.0)
         text = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]" if gain else "no gain"
         row = result.row(result.winner)
         print(f"seed {seed}: {text} over {result.rival}; objective {row.objective:.3f}", flush=True)
     mean = paired_difference(np.array(gains), np.zeros(len(gains)))
-    print(f"mean over {len(gains)} seeds: {mean.mean:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]")
+    half = 1.96 * float(np.sqrt(np.sum(np.square(errors)))) / len(errors)
+    print(
+        f"mean over these {len(gains)} seeds: {mean.mean:+.3f} [{mean.mean - half:+.3f}, {mean.mean + half:+.3f}] (items)"
+    )
+    print(f"for families of any seed: {mean.mean:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}] (t over seeds)")
 
 
 if __name__ == "__main__":
