@@ -2,8 +2,9 @@
 """Does the learned merge gain anything on families of other seeds?
 
 Trains the demo family for each seed (or takes what is there), runs the demo's search on it, and prints the gain over
-the best of parents and fixed recipes on fresh items: per seed with its paired interval, and the mean, with the interval
-of its items (these families) and of its seeds (any family). A search that finds nothing better returns the best fixed recipe: its gain is 0, not left out.
+the best of parents and fixed recipes on fresh items: per seed with its paired interval, and the mean with the interval
+of its items (these families) and of its seeds (any family). A search that finds nothing better returns the best known
+recipe: its gain is 0, not left out.
 
     scripts/bench_seeds.py --seeds 0,1,2,3,4 --folder runs/seeds
 """
@@ -63,9 +64,8 @@ def main() -> None:
         print(f"seed {seed}: {text} over {result.rival}; objective {row.objective:.3f}", flush=True)
     mean = paired_difference(np.array(gains), np.zeros(len(gains)))
     half = 1.96 * float(np.sqrt(np.sum(np.square(errors)))) / len(errors)
-    print(
-        f"mean over these {len(gains)} seeds: {mean.mean:+.3f} [{mean.mean - half:+.3f}, {mean.mean + half:+.3f}] (items)"
-    )
+    low, high = mean.mean - half, mean.mean + half
+    print(f"mean over these {len(gains)} seeds: {mean.mean:+.3f} [{low:+.3f}, {high:+.3f}] (items)")
     print(f"for families of any seed: {mean.mean:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}] (t over seeds)")
 
 
