@@ -16,7 +16,8 @@ import torch
 from mergeopt.recipe.document import parse_document
 from mergeopt.scoring.base import Scores, Split
 from mergeopt.study.events import nobody
-from mergeopt.study.search import Study, layers_near, open_record, prepare_search
+from mergeopt.study.job import layers_near, open_record, prepare_search
+from mergeopt.study.search import Study
 from mergeopt.study.searchfile import read_search_file
 from mergeopt.study.workbench import Compute, Workbench
 from mergeopt.zoo.spec import DEMO

@@ -22,8 +22,9 @@ from mergeopt.recipe.document import parse_document
 from mergeopt.report.publish import publish
 from mergeopt.scoring.statistics import paired_difference
 from mergeopt.study.events import nobody
+from mergeopt.study.job import layers_near, open_record, prepare_search
 from mergeopt.study.result import Result
-from mergeopt.study.search import layers_near, open_record, prepare_search, run_search
+from mergeopt.study.search import run_search
 from mergeopt.study.searchfile import read_search_file
 from mergeopt.study.workbench import Compute
 from mergeopt.zoo.family import make_family

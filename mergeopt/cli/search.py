@@ -35,7 +35,7 @@ def search(
     from mergeopt.files import find_file
     from mergeopt.recipe.document import read_document
     from mergeopt.report.publish import check_room
-    from mergeopt.study.search import layers_near, prepare_search
+    from mergeopt.study.job import layers_near, prepare_search
     from mergeopt.study.searchfile import read_search_file
     from mergeopt.study.workbench import Compute
 
@@ -74,7 +74,8 @@ def _run(job: Any, out: Path, compute: Any, *, resume: bool, quiet: bool, as_jso
     from mergeopt.cli.display import StudyDisplay
     from mergeopt.report.publish import publish, result_text
     from mergeopt.report.table import result_table, verdict
-    from mergeopt.study.search import open_record, run_search
+    from mergeopt.study.job import open_record
+    from mergeopt.study.search import run_search
 
     existed = out.exists()
     record = open_record(job, out / "search", resume=resume)

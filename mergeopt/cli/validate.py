@@ -68,7 +68,7 @@ def check(path: Path, models: bool) -> tuple[list[str], str]:
 
 def _check_search(path: Path, models: bool) -> tuple[list[str], str]:
     from mergeopt.recipe.document import read_document
-    from mergeopt.study.search import layers_near, prepare_search
+    from mergeopt.study.job import layers_near, prepare_search
     from mergeopt.study.searchfile import read_search_file
 
     file = read_search_file(read_document(path), layers_of=layers_near(path.parent))

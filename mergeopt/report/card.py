@@ -8,7 +8,8 @@ from mergeopt.merge.folder import portability
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.write import recipe_data, to_yaml
 from mergeopt.report.table import markdown_text, result_markdown, verdict
-from mergeopt.study.search import Found, SearchJob
+from mergeopt.study.job import SearchJob
+from mergeopt.study.search import Found
 
 
 def model_card(found: Found, job: SearchJob) -> str:

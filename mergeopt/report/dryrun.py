@@ -10,7 +10,7 @@ import torch
 from mergeopt.merge.plan import make_plan
 from mergeopt.merge.sources import facts
 from mergeopt.methods import SCHEMAS
-from mergeopt.study.search import SearchJob
+from mergeopt.study.job import SearchJob
 
 EFFICIENCY = 0.4  # of the matrix rate, that forward passes of short padded batches reach
 

@@ -12,8 +12,9 @@ from mergeopt.merge.sources import facts
 from mergeopt.methods import SCHEMAS
 from mergeopt.report.card import model_card
 from mergeopt.study.events import Listener, Phase, Written
+from mergeopt.study.job import SearchJob
 from mergeopt.study.log import plain
-from mergeopt.study.search import Found, SearchJob
+from mergeopt.study.search import Found
 
 
 def check_room(job: SearchJob, out: Path) -> None:

@@ -17,8 +17,9 @@ from mergeopt.recipe.recipe import ModelRef
 from mergeopt.report.publish import publish
 from mergeopt.study.evaluation import evaluate_models
 from mergeopt.study.events import Event, Notice, Phase, Scored, TrialDone
+from mergeopt.study.job import SearchJob, open_record, prepare_search
 from mergeopt.study.record import Trial
-from mergeopt.study.search import Found, SearchJob, open_record, prepare_search, run_search
+from mergeopt.study.search import Found, run_search
 from mergeopt.study.searchfile import read_search_file
 from mergeopt.study.workbench import Compute
 from tests.study.family import hole, recipe, search_data, write_yaml

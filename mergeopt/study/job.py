@@ -1,0 +1,173 @@
+"""A search, read and checked: everything that could go wrong later is found here, from headers and files alone."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mergeopt.errors import InputError, placed
+from mergeopt.files import find_file
+from mergeopt.merge.plan import lay_out, unmatched_filters
+from mergeopt.merge.sources import Checkpoints, facts, open_models
+from mergeopt.methods import SCHEMAS
+from mergeopt.recipe.document import Document
+from mergeopt.recipe.read import read_recipe
+from mergeopt.recipe.recipe import ModelRef, Recipe
+from mergeopt.recipe.shape import Shape
+from mergeopt.scoring.statistics import detectable
+from mergeopt.scoring.suite import Suite
+from mergeopt.space.space import Space, parse_space
+from mergeopt.study.evals import with_files
+from mergeopt.study.record import StudyRecord
+from mergeopt.study.references import Contender, contenders, named
+from mergeopt.study.searchfile import SearchFile
+from mergeopt.study.tokenizer import load_tokenizer
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """A search, read and checked; no weights read."""
+
+    file: SearchFile
+    space: Space
+    recipe: Recipe  # the first branch at its init: names the models
+    checkpoints: Checkpoints
+    contenders: tuple[Contender, ...]
+    suite: Suite
+    near: Path | None
+    notices: tuple[str, ...]
+
+    def recipe_at(self, branch: int, point: Sequence[float]) -> Recipe:
+        """The plain recipe of a point."""
+        data = {"seed": self.file.optimize.seed} | self.space.branches[branch].recipe(point)
+        return read_recipe(Document(data, self.file.recipe.source), SCHEMAS).recipe
+
+    def detectable(self) -> float:
+        """The smallest difference in the mean of the evals' 0/1 scores that the report items show with power 0.8."""
+        terms = [info for info in self.suite.evals if not info.entry.is_constraint]
+        per_eval = [detectable(info.count("report")) for info in terms]
+        return float(np.sqrt(np.sum(np.square(per_eval))) / len(terms))
+
+
+def prepare_search(
+    file: SearchFile, near: Path | None, *, trust_eval_code: bool = False, allow_benchmark: bool = False
+) -> SearchJob:
+    """Opens models by their headers, parses the space, plans every branch, divides the items; no weights are read.
+
+    Args:
+        file: From `read_search_file`.
+        near: The search file's folder: paths are looked up there after the working folder.
+        trust_eval_code: Allow evals to run local code.
+        allow_benchmark: Allow searching on a benchmark's test split.
+
+    Raises:
+        InputError: anything that would make the search fail later.
+    """
+    with placed(file.recipe.source):
+        return _prepared(file, near, trust_eval_code, allow_benchmark)
+
+
+def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_benchmark: bool) -> SearchJob:
+    if file.optimize.method == "gradient" or not file.optimize.portable:
+        raise InputError(
+            "learning by gradient is not available yet", where="optimize", remedy="use method: auto and portable: true"
+        )
+    opened: dict[ModelRef, Any] = {}
+
+    def shape_of(ref: ModelRef) -> Shape:
+        if ref not in opened:
+            opened.update(open_models([ref], near))
+        shape: Shape = opened[ref].shape
+        return shape
+
+    space = parse_space(file.recipe, schemas=SCHEMAS, shape_of=shape_of)
+    if len(space.branches) == 1:  # a hole that one choice has no use for may serve another
+        for text in space.notices:
+            if text.endswith("no tensor takes its value from it"):
+                raise InputError(text, remedy="mend its filter, or leave it out")
+    notices = [*file.notices, *space.notices]
+    recipes = []
+    for branch in space.branches:
+        reading = read_recipe(Document(branch.recipe(branch.init), file.recipe.source, file.recipe.lines), SCHEMAS)
+        if reading.notices:  # in a search file nothing may be said in vain
+            raise InputError(reading.notices[0])
+        recipes.append(reading.recipe)
+        for ref in reading.recipe.models:
+            shape_of(ref)
+        layout = lay_out(reading.recipe, facts(opened), SCHEMAS[reading.recipe.method])
+        for problem in unmatched_filters(layout, reading.recipe):
+            raise InputError(problem, where=file.recipe.source)
+    listed = named(file.optimize.start, file.optimize.compare, near, recipes[0])
+    opened.update(open_models([r for c in listed for r in c.recipe.models if r not in opened], near))
+    _check_learning(file, near)
+    found, left = contenders(recipes[0], listed, opened)
+    suite = Suite.build(
+        with_files(file.objective, near),
+        tokenizer=load_tokenizer(opened[recipes[0].donor].folder),
+        near=near,
+        shares=file.optimize.splits.shares,
+        seed=file.optimize.seed,
+        trust_eval_code=trust_eval_code,
+        allow_benchmark=allow_benchmark,
+    )
+    notices += [*left, *suite.notices]
+    if len(space.branches) == 1 and not space.branches[0].dimensions:
+        notices.append("the recipe has no holes: nothing is searched, it is only compared")
+    if file.learn is not None:
+        notices.append(f"learn: has no effect on method {file.optimize.method}")
+    return SearchJob(file, space, recipes[0], opened, found, suite, near, tuple(dict.fromkeys(notices)))
+
+
+def _check_learning(file: SearchFile, near: Path | None) -> None:
+    """Teachers and prompts are read by the gradient only, but must exist: a misspelt one should not wait for that."""
+    for entry in file.objective:
+        if entry.teacher is not None:
+            open_models([ModelRef.parse(entry.teacher, f"objective {entry.eval} teacher")], near)
+    for prompts in file.learn.prompts if file.learn else ():
+        find_file(prompts.file, near, "evals")
+        if prompts.teacher is not None:
+            open_models([ModelRef.parse(prompts.teacher, f"learn.prompts {prompts.file} teacher")], near)
+
+
+def layers_near(near: Path | None) -> Callable[[ModelRef], int]:
+    """Counts a model's layers, from its headers."""
+    return lambda ref: open_models([ref], near)[ref].shape.layers
+
+
+def open_record(job: SearchJob, folder: Path, *, resume: bool) -> StudyRecord:
+    """A new record in `folder`, or the one to go on with.
+
+    Raises:
+        InputError: nothing to resume, or a study of something else.
+    """
+    space = {branch.name: branch.dimensions for branch in job.space.branches}
+    opener = StudyRecord.resume if resume else StudyRecord.create
+    return opener(folder, space=space, identity=identity(job), storage=job.file.optimize.storage)
+
+
+def identity(job: SearchJob) -> dict[str, Any]:
+    """What makes a study this one: recipe, objective, options, models and items. Budgets may grow on resuming."""
+    options = job.file.optimize.model_dump(mode="json", exclude={"trials", "tokens", "time", "storage", "finalists"})
+    return {
+        "recipe": job.file.recipe.data,
+        "objective": [entry.model_dump(mode="json") for entry in job.file.objective],
+        "optimize": options,
+        "models": {str(ref): [_stamp(file) for file in c.files] for ref, c in job.checkpoints.items()},
+        "items": {
+            info.name: {s: len(h) and digest("".join(h)) for s, h in info.hashes.items()} for info in job.suite.evals
+        },
+    }
+
+
+def _stamp(file: Path) -> str:
+    """Name, size and time of change: another model under an old name is another study."""
+    facts = file.stat()
+    return f"{file.name} {facts.st_size} {facts.st_mtime_ns}"
+
+
+def digest(text: str) -> str:
+    """A short hash, to recognise a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
