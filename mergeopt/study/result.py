@@ -9,7 +9,7 @@ from typing import Any
 
 from mergeopt.scoring.base import Scores
 from mergeopt.scoring.objective import Reference, objective, paired
-from mergeopt.scoring.statistics import PairedDifference, interval, mean_stderr, probability_above_zero
+from mergeopt.scoring.statistics import PairedDifference, enough_evidence, interval, mean_stderr
 from mergeopt.study.references import Contender, Kind
 
 ACCEPT = 0.9  # probability of being better, on the select items, that a learned merge must reach to be returned
@@ -87,8 +87,8 @@ def choose(
     violations = objective(best[1], reference).violation, objective(best_known[1], reference).violation
     if violations[0] != violations[1]:
         return best[0] if violations[0] < violations[1] else best_known[0]
-    better = probability_above_zero(paired(best[1], best_known[1], reference))
-    return best[0] if better >= ACCEPT else best_known[0]
+    better = enough_evidence(paired(best[1], best_known[1], reference), probability=ACCEPT)
+    return best[0] if better else best_known[0]
 
 
 def report_rows(scored: Sequence[tuple[Contender, Scores]], winner: Contender, reference: Reference) -> tuple[Row, ...]:
