@@ -25,6 +25,14 @@ def write_text(path: Path, text: str) -> None:
         raise MergeoptError(f"{path}: cannot be written ({error.strerror})") from error
 
 
+def cache_folder() -> Path:
+    """Where things that are expensive to make are kept between runs: MERGEOPT_CACHE, else the user's cache folder."""
+    given = os.environ.get("MERGEOPT_CACHE")
+    if given:
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mergeopt"
+
+
 def shipped(kind: str) -> Path:
     """The folder of shipped files: "search_spaces" or "evals", in a checkout or in an installed package."""
     package = Path(__file__).parent

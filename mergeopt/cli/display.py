@@ -19,11 +19,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from mergeopt.study.events import Event, Notice, Phase, Scored, TrialDone, Written
+from mergeopt.study.events import Event, Notice, Phase, Scored, StepDone, TrialDone, Written
 
 WORDS = {
     "references": "scoring parents and fixed recipes",
+    "lessons": "asking the teachers",
     "search": "searching",
+    "refine": "learning below the tensor",
     "select": "scoring the finalists on held-out items",
     "report": "scoring the final table on fresh items",
     "write": "writing the winner",
@@ -112,6 +114,7 @@ class StudyDisplay:
         self._progress: Progress | None = None
         self._task: Any = None
         self._begun = time.monotonic()
+        self._trials = self._steps = 0
         branches = job.space.branches
         self._size = f"{max(len(b.dimensions) for b in branches)} numbers" + (
             f" in {len(branches)} branches" if len(branches) > 1 else ""
@@ -143,6 +146,8 @@ class StudyDisplay:
                 self._line(f"note: {text}", style="yellow")
             case TrialDone():
                 self._trial(event)
+            case StepDone():
+                self._step(event)
             case Scored():
                 self._advance(1)
             case Written(count):
@@ -158,12 +163,24 @@ class StudyDisplay:
         self._task = self._progress.add_task(words, total=event.steps, best="", of_bytes=event.name == "write")
 
     def _trial(self, event: TrialDone) -> None:
+        self._trials += 1
         best = "" if event.best is None else f"best {event.best:.3f}"
         if self._progress is not None:
-            self._progress.update(self._task, completed=event.number + 1, best=best)
-        elif (event.number + 1) % 10 == 0:
+            self._progress.update(self._task, completed=self._trials, best=best)
+        elif self._trials % 10 == 0:
             value = "failed" if event.value is None else f"{event.value:.3f}"
-            self._line(f"trial {event.number + 1}: {value}, {best} ({time.monotonic() - self._begun:.0f} s)")
+            self._line(f"trial {self._trials}: {value}, {best} ({time.monotonic() - self._begun:.0f} s)")
+
+    def _step(self, event: StepDone) -> None:
+        """Held-out losses are worth a line; a mini-batch's loss is only noise."""
+        self._steps += event.gradient
+        if event.gradient or event.value is None:
+            return
+        text = f"step {self._steps}, loss {-event.value:.3f}"
+        if self._progress is not None:
+            self._progress.update(self._task, best=text)
+        else:
+            self._line(f"{text} ({time.monotonic() - self._begun:.0f} s)")
 
     def _advance(self, count: int) -> None:
         if self._progress is not None and self._task is not None:

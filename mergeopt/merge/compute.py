@@ -5,6 +5,7 @@ same numbers. Inside everything is float32 (float64 where an input or the output
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +14,25 @@ from torch import Tensor
 
 from mergeopt.errors import InputError
 from mergeopt.merge.plan import Input, Job
+from mergeopt.merge.refinement import Refinement, delta, rescaled
 from mergeopt.merge.sources import TensorSource
 from mergeopt.methods import Method
 from mergeopt.methods.chunks import Chunk, Chunks
 from mergeopt.methods.draws import Draws
 
+Factors = tuple[Tensor, Tensor, Tensor]
+"""U [rows, r], σ [r], Vᵀ [r, rest] of a delta [rows, rest]."""
 
-def compute(job: Job, method: Method, source: TensorSource, seed: int, remembered: Any = None) -> Iterator[Tensor]:
+
+def compute(
+    job: Job,
+    method: Method,
+    source: TensorSource,
+    seed: int,
+    remembered: Any = None,
+    refinement: Refinement | None = None,
+    memo: dict[str, Any] | None = None,
+) -> Iterator[Tensor]:
     """The job's output in blocks, in order, in the job's dtype.
 
     Args:
@@ -28,20 +41,29 @@ def compute(job: Job, method: Method, source: TensorSource, seed: int, remembere
         source: Where input elements come from.
         seed: The recipe's, for addressed random numbers.
         remembered: What `whole` gave for this job before, if nothing it depends on has changed.
+        refinement: What is added below the tensor.
+        memo: As for `whole`: keeps the factors of singular components.
 
     Raises:
-        InputError: a tensor that cannot be merged (integers) differs between the sources.
+        InputError: a tensor that cannot be merged (integers) differs between the sources, or one whose singular
+            components are refined is not finite.
     """
     if job.verbatim:
         yield from _verbatim(job, source)
         return
     arguments = method.arguments(job.coefficients)
     draws = Draws(seed, job.tensor)
-    chunks = _chunks(job, source)
+    chunks = chunks_of(job, source)
     measured = remembered if remembered is not None else method.measured(chunks, arguments, draws)
     target = getattr(torch, job.dtype)
+    scaled = [] if refinement is None else refinement.scaled(job)
+    singular = {} if refinement is None else refinement.singular(job)
+    change = _singular(job, source, singular, {} if memo is None else memo) if singular else None
     for chunk in chunks:
         merged = method.combine(chunk.sources, chunk.base, arguments, whole=measured, start=chunk.start, draws=draws)
+        merged = rescaled(merged, chunk, job, scaled)
+        if change is not None:
+            merged = merged + change[chunk.start : chunk.start + merged.numel()]
         yield merged.to(target)
 
 
@@ -53,7 +75,7 @@ def whole(job: Job, method: Method, source: TensorSource, seed: int, memo: dict[
     if job.verbatim or method.measure is None:
         return None
     arguments = method.arguments(job.coefficients)
-    chunks = replace(_chunks(job, source), memo=memo)
+    chunks = replace(chunks_of(job, source), memo=memo)
     return method.measured(chunks, arguments, Draws(seed, job.tensor))
 
 
@@ -62,17 +84,61 @@ def depends(job: Job, method: Method) -> Mapping[str, Any]:
     return {name: job.coefficients[name] for name in method.measured_by}
 
 
-def _chunks(job: Job, source: TensorSource) -> Chunks:
-    numel = _numel(job)
+def factors(job: Job, index: int, source: TensorSource, memo: dict[str, Any]) -> Factors:
+    """The SVD of one source's delta as [first axis, rest], kept in `memo`. Holds the whole delta.
+
+    The same bits on one machine and device: LAPACK's depend on the number of threads, so there is one.
+
+    Raises:
+        InputError: the delta holds NaN or infinity.
+    """
+    key = f"svd {index}"
+    if key not in memo:
+        matrix = torch.cat([delta(chunk, index) for chunk in chunks_of(job, source)]).view(job.shape[0], -1)
+        if not bool(torch.isfinite(matrix).all()):
+            problem = f"the delta of {str(job.inputs[index].model)!r} in tensor {job.tensor!r} holds NaN or infinity"
+            raise InputError(problem, remedy="it has no singular components to refine")
+        with one_thread_each():
+            memo[key] = tuple(torch.linalg.svd(matrix, full_matrices=False))
+    found: Factors = memo[key]
+    return found
+
+
+@contextmanager
+def one_thread_each() -> Iterator[int]:
+    """Turns torch's own threads off, and gives how many there were."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _singular(job: Job, source: TensorSource, shares: Mapping[int, Tensor], memo: dict[str, Any]) -> Tensor:
+    """Σ_k U_k diag(s_k σ_k) V_kᵀ, flat [numel]: whole at once, as a product's bits depend on how it is cut."""
+    found: Tensor | None = None
+    for index, share in shares.items():
+        left, sigma, right = factors(job, index, source, memo)
+        with one_thread_each():
+            part = (left * (share.to(sigma) * sigma)) @ right
+        found = part if found is None else found + part
+    assert found is not None
+    return found.view(-1)
+
+
+def chunks_of(job: Job, source: TensorSource, multiple: int = 1) -> Chunks:
+    """The job's inputs in blocks of whole multiples of `multiple` elements, widened."""
+    numel, block = _numel(job), max(1, source.block // multiple) * multiple
 
     def wide(item: Input, start: int) -> Tensor:
-        part = source.chunk(item, start, min(start + source.block, numel))
+        part = source.chunk(item, start, min(start + block, numel))
         if job.dtype == "float64":
             return part.double()
         return part if part.dtype in (torch.float32, torch.float64) else part.float()
 
     def read() -> Iterator[Chunk]:
-        for start in range(0, numel, source.block):
+        for start in range(0, numel, block):
             base = None if job.base is None else wide(job.base, start)
             yield Chunk(start, [wide(item, start) for item in job.inputs], base)
 

@@ -13,6 +13,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 import mergeopt
 from mergeopt.checkpoint.hashing import InputHashes
 from mergeopt.checkpoint.sidefiles import copy_side_files, output_config, write_config
@@ -20,6 +22,7 @@ from mergeopt.checkpoint.writer import CheckpointWriter, OutputTensor
 from mergeopt.errors import InputError
 from mergeopt.files import write_text
 from mergeopt.merge.plan import LeftOut, Plan, fill, lay_out, unmatched_filters
+from mergeopt.merge.refinement import SIDECAR, Refinement
 from mergeopt.merge.sources import Checkpoints, facts
 from mergeopt.merge.stream import Progress, stream
 from mergeopt.merge.vocabulary import TEMPLATE_FILE, Vocabulary, choose_vocabulary
@@ -36,6 +39,7 @@ class Prepared:
     checkpoints: Checkpoints
     plan: Plan
     notices: tuple[str, ...]
+    refinement: Refinement | None = None
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -57,10 +61,12 @@ class Prepared:
 
 
 def prepare(recipe: Recipe, checkpoints: Checkpoints) -> Prepared:
-    """Plans the merge. Raises InputError where models or settings do not fit."""
+    """Plans the merge. Raises InputError where models, settings or the refinement do not fit."""
     schema = SCHEMAS[recipe.method]
     layout = lay_out(recipe, facts(checkpoints), schema)
-    prepared = Prepared(recipe, checkpoints, fill(layout, recipe, schema), ())
+    plan = fill(layout, recipe, schema)
+    refinement = None if recipe.refinement is None else Refinement.read(Path(recipe.refinement), plan)
+    prepared = Prepared(recipe, checkpoints, plan, (), refinement)
     notices = [*unmatched_filters(layout, recipe), *_left_out(layout.left_out), *prepared.vocabulary.notices]
     if layout.untied:
         notices.append(f"the head is written: the output's config unties it from the embeddings of {recipe.donor}")
@@ -75,7 +81,8 @@ def merge_to_folder(
     progress: Progress | None = None,
     lock_also: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the merged model: weights, config, the donor's tokenizer files, the recipe and the lock file.
+    """Writes the merged model: weights, config, the donor's tokenizer files, the recipe (its refinement beside it) and
+    the lock file.
 
     Args:
         prepared: From `prepare`.
@@ -95,7 +102,7 @@ def merge_to_folder(
     tensors = [OutputTensor(job.tensor, job.shape, job.dtype) for job in plan.jobs]
     try:
         with CheckpointWriter(out, tensors, max_shard_bytes=max_shard_bytes) as writer:
-            stream(plan, prepared.checkpoints, writer, progress)
+            stream(plan, prepared.checkpoints, writer, progress, prepared.refinement)
             inputs = hashes.result()
             (out / "config.json").unlink(missing_ok=True)  # of an earlier model: it does not describe these weights
             writer.commit()
@@ -105,7 +112,11 @@ def merge_to_folder(
     copy_side_files(prepared.checkpoints[vocabulary.donor], out)
     if vocabulary.chat_template is not None:
         write_text(out / TEMPLATE_FILE, vocabulary.chat_template)
-    text = to_yaml(recipe_data(prepared.recipe))
+    recipe = prepared.recipe
+    if prepared.refinement is not None:
+        prepared.refinement.write(out / SIDECAR)
+        recipe = replace(recipe, refinement=SIDECAR)
+    text = to_yaml(recipe_data(recipe))
     write_text(out / "recipe.yaml", text)
     write_text(out / "mergekit_config.yml", text)
     write_text(
@@ -118,8 +129,10 @@ def portability(prepared: Prepared) -> str:
     """How mergekit's model from the same recipe compares with ours.
 
     "exact": bit for bit; "rounding": float32 inside and one rounding, where mergekit rounds as it goes;
-    "other random draw": the same plan with another mask.
+    "other random draw": the same plan with another mask; "mergeopt only": mergekit has no way to say it.
     """
+    if prepared.refinement is not None:
+        return "mergeopt only"
     method = METHODS[prepared.plan.method]
     if method.schema.random and any(min(job.coefficients["density"], default=1) < 1 for job in prepared.plan.jobs):
         return "other random draw"
@@ -140,11 +153,13 @@ def lock(prepared: Prepared, inputs: Mapping[Path, str], digests: Mapping[str, s
         str(ref): {file.name: inputs[file] for file in checkpoint.files}
         for ref, checkpoint in prepared.checkpoints.items()
     }
+    refined = prepared.refinement and f"xxh3-128:{xxhash.xxh3_128_hexdigest(prepared.refinement.encoded())}"
     return {
         "format": 1,
         "mergeopt": mergeopt.__version__,
         "seed": prepared.recipe.seed,
         "portability": portability(prepared),
+        **({"refinement": refined} if refined else {}),
         "versions": versions(),
         "inputs": models,
         "outputs": {name: f"xxh3-128:{digest}" for name, digest in digests.items()},

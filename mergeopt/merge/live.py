@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mergeopt.errors import InputError, MergeoptError
 from mergeopt.merge.compute import compute, depends, whole
 from mergeopt.merge.plan import Input, Job, Plan
+from mergeopt.merge.refinement import Refinement
 from mergeopt.merge.sources import TensorSource
 from mergeopt.methods import METHODS
 
@@ -28,13 +29,14 @@ class LiveModel:
 
     def __init__(self, model: Any, views: Mapping[str, Tensor], source: TensorSource) -> None:
         self.model = model
-        self._views, self._source = views, source
-        self._written: dict[str, tuple[str, int, Job]] = {}
+        self.source = source
+        self._views = views
+        self._written: dict[str, tuple[Any, ...]] = {}
         self._remembered: dict[str, tuple[Any, Any]] = {}
         self._memos: dict[tuple[tuple[Input, ...], Input | None, str], dict[str, Any]] = {}
 
-    def write(self, plan: Plan) -> None:
-        """Makes the model the plan's output.
+    def write(self, plan: Plan, refinement: Refinement | None = None) -> None:
+        """Makes the model the plan's output, refined where the refinement says so.
 
         Raises:
             NotFiniteError: some tensor came out with NaN or infinity; the model must be written again before use.
@@ -42,14 +44,23 @@ class LiveModel:
         method = METHODS[plan.method]
         with torch.no_grad():
             for job in plan.jobs:
-                state = (plan.method, plan.seed if method.schema.random else 0, job)
+                refined = refinement.fingerprint(job) if refinement is not None else ()
+                state = (plan.method, plan.seed if method.schema.random else 0, job, refined)
                 if self._written.get(job.tensor) == state:
                     continue
                 self._written.pop(job.tensor, None)
-                self._fill(job, plan, self._whole(job, plan))
+                self._fill(job, plan, self.whole(job, plan), refinement)
                 self._written[job.tensor] = state
 
-    def _whole(self, job: Job, plan: Plan) -> Any:
+    def view(self, tensor: str) -> Tensor:
+        """The live memory that holds an output tensor."""
+        return self._views[tensor]
+
+    def memo(self, job: Job) -> dict[str, Any]:
+        """What is known of the job's inputs, whatever its coefficients: for `compute.whole`."""
+        return self._memos.setdefault((job.inputs, job.base, job.dtype), {})
+
+    def whole(self, job: Job, plan: Plan) -> Any:
         """Whole-tensor numbers, kept from the last candidate where nothing they depend on has changed."""
         method = METHODS[plan.method]
         if method.measure is None:
@@ -57,14 +68,14 @@ class LiveModel:
         key = (plan.method, plan.seed, job.inputs, job.base, job.dtype, depends(job, method))
         kept = self._remembered.get(job.tensor)
         if kept is None or kept[0] != key:
-            memo = self._memos.setdefault((job.inputs, job.base, job.dtype), {})
-            kept = (key, whole(job, method, self._source, plan.seed, memo))
+            kept = (key, whole(job, method, self.source, plan.seed, self.memo(job)))
             self._remembered[job.tensor] = kept
         return kept[1]
 
-    def _fill(self, job: Job, plan: Plan, remembered: Any) -> None:
+    def _fill(self, job: Job, plan: Plan, remembered: Any, refinement: Refinement | None) -> None:
         view, merged, start = self._views[job.tensor], None, 0
-        for part in compute(job, METHODS[plan.method], self._source, plan.seed, remembered):
+        method, memo = METHODS[plan.method], self.memo(job)
+        for part in compute(job, method, self.source, plan.seed, remembered, refinement, memo):
             if part.numel() == view.numel():
                 merged = part
                 break

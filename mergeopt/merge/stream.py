@@ -6,25 +6,33 @@ per thread and source, whatever the size of the models.
 """
 
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from math import prod
 from threading import Event
 
 import torch
 
 from mergeopt.checkpoint.writer import CheckpointWriter
-from mergeopt.merge.compute import compute
+from mergeopt.merge.compute import compute, one_thread_each
 from mergeopt.merge.plan import Job, Plan
+from mergeopt.merge.refinement import Refinement
 from mergeopt.merge.sources import Checkpoints, FileSource, opened_readers
 from mergeopt.methods import METHODS
 
 Progress = Callable[[int], None]  # told the bytes written since the last call
 
 
-def stream(plan: Plan, checkpoints: Checkpoints, writer: CheckpointWriter, progress: Progress | None = None) -> None:
+def stream(
+    plan: Plan,
+    checkpoints: Checkpoints,
+    writer: CheckpointWriter,
+    progress: Progress | None = None,
+    refinement: Refinement | None = None,
+) -> None:
     """Computes every job of the plan into the writer; the caller commits.
+
+    Refined singular components take a few whole tensors per thread instead.
 
     Raises:
         InputError, MergeoptError: what reading, merging or writing met; the other threads stop at their next chunk.
@@ -51,7 +59,7 @@ def stream(plan: Plan, checkpoints: Checkpoints, writer: CheckpointWriter, progr
 
         def write(job: Job, source: FileSource) -> None:
             start = 0
-            for part in compute(job, method, source, plan.seed):
+            for part in compute(job, method, source, plan.seed, None, refinement):
                 if stopped.is_set():
                     return
                 writer.write(job.tensor, start, part)
@@ -68,14 +76,3 @@ def stream(plan: Plan, checkpoints: Checkpoints, writer: CheckpointWriter, progr
                 raise
         for future in futures:
             future.result()
-
-
-@contextmanager
-def one_thread_each() -> Iterator[int]:
-    """Turns torch's own threads off, and gives how many there were."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)

@@ -127,6 +127,73 @@ class MethodConformance:
         assert torch.autograd.gradcheck(function, values)
         assert all(g is not None for g in torch.autograd.grad(function(*values).square().sum(), values))
 
+    def test_the_gradient_is_the_sum_over_chunks(self) -> None:
+        """⟨G, ∂merged/∂coefficient⟩ piece by piece, as the gradient engine goes, is that of the tensor at once."""
+        sources, base = self.inputs(LENGTH, torch.float64)
+        for flags in self._flags():
+            leaves = self._leaves({**self.coefficients(len(sources)), **flags})
+            gradient = torch.randn(LENGTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+            merged = self.method(sources, base, draws=DRAWS, **leaves)
+            wanted = [x for name, x in leaves.items() if _differentiable(self.method, name, x)]
+            at_once = torch.autograd.grad(merged, wanted, gradient)
+            whole = self.method.measured(Chunks.of(sources, base), self.method.arguments(leaves), DRAWS)
+            summed = [torch.zeros_like(x) for x in wanted]
+            for chunk in _pieces(sources, base, 7_011):
+                part = self.method.combine(
+                    chunk.sources,
+                    chunk.base,
+                    self.method.arguments(leaves),
+                    whole=whole,
+                    start=chunk.start,
+                    draws=DRAWS,
+                )
+                found = torch.autograd.grad(part, wanted, gradient[chunk.start : chunk.start + part.numel()])
+                summed = [x + y for x, y in zip(summed, found, strict=True)]
+            for x, y in zip(summed, at_once, strict=True):
+                assert torch.allclose(x, y, rtol=1e-9, atol=1e-9)
+
+    def test_gradients_are_finite_at_the_edges(self) -> None:
+        """Every float at 0 and at 1, sources apart or equal, flags off (a zero sum cannot be normalised)."""
+        apart, base = self.inputs()
+        equal = [apart[0].clone() for _ in apart]
+        for sources, ground in ((apart, base), (equal, None if base is None else equal[0].clone())):
+            for edge in (0.0, 1.0):
+                leaves = self._leaves({**self.coefficients(len(sources)), **self._flags()[1]}, edge)
+                wanted = [x for name, x in leaves.items() if _differentiable(self.method, name, x)]
+                merged = self.method(sources, ground, draws=DRAWS, **leaves)
+                assert merged.requires_grad
+                found = torch.autograd.grad(merged.sum(), wanted)
+                assert all(bool(torch.isfinite(x).all()) for x in found)
+
+    def test_what_measure_reads_moves_the_merge_in_proportion(self) -> None:
+        """Shares have no derivative but a secant: half the step must change about half as much, on nested masks."""
+        sources, base = self.inputs(LENGTH)
+        for name in self.method.measured_by:
+            value = self.coefficients(len(sources))[name]
+            if self.method.schema.parameters[name].kind != "float":
+                continue
+            changes = []
+            for step in (0.02, 0.04):
+                low, high = (self.merged(sources, base, **{name: [value[0] + s, *value[1:]]}) for s in (-step, step))
+                changes.append(float((high - low).abs().double().sum()))
+            assert 0 < changes[0] < changes[1] < 3 * changes[0]
+
+    def _flags(self) -> list[dict[str, bool]]:
+        """Every flag set, and none."""
+        names = [p.name for p in self.method.schema.parameters.values() if p.kind == "bool"]
+        return [dict.fromkeys(names, value) for value in (True, False)]
+
+    def _leaves(self, coefficients: dict[str, Any], value: float | None = None) -> dict[str, Any]:
+        """The coefficients as tensors that require gradients where the method can give them, all at `value`."""
+        leaves = {}
+        for name, given in coefficients.items():
+            leaves[name] = given
+            if self.method.schema.parameters[name].kind == "float":
+                leaf = torch.tensor(given, dtype=torch.float64)
+                leaf = leaf if value is None else torch.full_like(leaf, value)
+                leaves[name] = leaf.requires_grad_(name not in self.method.measured_by)
+        return leaves
+
     def test_zero_weight_gives_the_base(self) -> None:
         if not (self.method.schema.takes_base and "weight" in self.method.schema.parameters):
             return
@@ -156,3 +223,7 @@ def _pieces(sources: list[Tensor], base: Tensor | None, size: int) -> Iterator[C
     for start in range(0, sources[0].numel(), size):
         part = slice(start, start + size)
         yield Chunk(start, [source[part] for source in sources], None if base is None else base[part])
+
+
+def _differentiable(method: Method, name: str, value: Any) -> bool:
+    return isinstance(value, Tensor) and name not in method.measured_by

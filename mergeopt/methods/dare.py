@@ -61,7 +61,7 @@ def dare_linear(
     assert isinstance(density, Tensor)
     kept = _dropped(sources, base, density, whole, start, draws)
     scale = weight * lambda_
-    if normalize and abs(float(weight.sum())) >= 1e-8:
+    if normalize and abs(float(weight.detach().sum())) >= 1e-8:
         scale = scale / weight.sum()
     return base + weighted_sum(kept, scale)
 

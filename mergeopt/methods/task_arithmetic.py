@@ -14,6 +14,6 @@ def task_arithmetic(
 ) -> Tensor:
     """Base plus weighted deltas: base + λ Σ w_i δ_i, divided by Σ w_i where `normalize` (and |Σ w_i| ≥ 1e-8)."""
     scale = weight * lambda_
-    if normalize and abs(float(weight.sum())) >= 1e-8:
+    if normalize and abs(float(weight.detach().sum())) >= 1e-8:
         scale = scale / weight.sum()
     return base + weighted_sum(deltas(sources, base), scale)

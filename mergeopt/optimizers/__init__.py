@@ -5,14 +5,16 @@ then tests it with the others.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from types import MappingProxyType
 
 from mergeopt.errors import InputError, did_you_mean
 from mergeopt.optimizers.branches import Branches, Start
 from mergeopt.space.dimension import Dimension
+from mergeopt.space.levels import Level
 
-__all__ = ["OPTIMIZERS", "Branches", "Start", "create"]
+__all__ = ["LEARNING", "OPTIMIZERS", "STEPS", "Branches", "Start", "create"]
 
 # name -> "module:class", imported when it is asked for: Optuna takes half a second
 OPTIMIZERS: Mapping[str, str] = MappingProxyType(
@@ -20,12 +22,16 @@ OPTIMIZERS: Mapping[str, str] = MappingProxyType(
         "auto": "auto:auto",
         "cmaes": "cmaes:CmaEs",
         "gp": "gp:Gp",
+        "gradient": "gradient:Gradient",
         "grid": "grid:Grid",
         "nsga2": "nsga2:Nsga2",
         "random": "random:Random",
         "tpe": "tpe:Tpe",
     }
 )
+
+LEARNING = frozenset({"auto", "gradient"})  # those that use gradients where there are some
+STEPS = 300
 
 
 def create(
@@ -36,6 +42,8 @@ def create(
     trials: int,
     starts: Sequence[Start] = (),
     batch: int = 8,
+    levels: Sequence[Sequence[Level]] | None = None,
+    steps: int = STEPS,
 ) -> Branches:
     """The optimizer called `name`, over one continuous branch per choice of the space.
 
@@ -47,9 +55,11 @@ def create(
         trials: The budget, for optimizers that plan with it.
         starts: Measured first, in this order; then the `init` of every branch.
         batch: How many proposals are asked for before their outcomes are told.
+        levels: Of every branch, coarse to fine, if gradients can be asked for; for optimizers in `LEARNING`.
+        steps: Gradients for each branch, at most.
 
     Raises:
-        InputError: No such optimizer, or a start outside its range.
+        InputError: No such optimizer, one that needs gradients where there are none, or a start outside its range.
     """
     if name not in OPTIMIZERS:
         raise InputError(
@@ -57,8 +67,17 @@ def create(
             where="optimize.method",
             remedy=did_you_mean(name, tuple(OPTIMIZERS)),
         )
+    if name == "gradient" and levels is None:
+        raise InputError(
+            "there is nothing to take a gradient of",
+            where="optimize.method",
+            remedy="give evals that have answers, a teacher or prompts to learn from, or use method auto",
+        )
     if not branches:
         raise ValueError("a space has at least one branch")
     module, _, attribute = OPTIMIZERS[name].partition(":")
     make = getattr(import_module(f"{__name__}.{module}"), attribute)
-    return Branches(make, branches, seed=seed, trials=trials, starts=starts, batch=batch)
+    makes = [make] * len(branches)
+    if levels is not None and name in LEARNING:
+        makes = [partial(make, levels=of_branch, steps=steps) for of_branch in levels]
+    return Branches(makes, branches, seed=seed, trials=trials, starts=starts, batch=batch)

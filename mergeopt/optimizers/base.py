@@ -16,7 +16,11 @@ Split = Literal["calibrate", "search"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A point to measure: `number` counts proposals from 0; `branch` indexes the space's choices."""
+    """A point to measure: `number` counts proposals from 0; `branch` indexes the space's choices.
+
+    Three kinds. On split "search" it is a trial: the objective. On "calibrate" it is about the smooth loss to learn
+    from: with {"gradient"} on mini-batch `number`, with {"items"} on all held-out lessons.
+    """
 
     number: int
     point: tuple[float, ...]
@@ -33,6 +37,11 @@ class Outcome:
     all constraints hold, else by how much they are missed: an infeasible point ranks below every feasible one, by
     violation. `objectives` are the parts of the value, one per eval, each higher-is-better, for multi-objective search.
     `items`, `gradient` (one number per dimension, of the value) and `fisher` (d × d) are there if asked for.
+
+    On split "calibrate", with {"gradient"}: `value` is minus the smooth loss on the request's mini-batch and `gradient`
+    that of this value; with {"items"}: `items` maps each domain to the loss of every held-out lesson, the same lessons
+    in the same order every time, and `value` is minus the mean over domains of their means. Neither is a trial: they
+    are never compared with outcomes of split "search".
     """
 
     request: Request

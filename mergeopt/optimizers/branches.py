@@ -2,7 +2,8 @@
 
 Every branch first gets its starts and an equal share; then the better half goes on, and so on until one is left
 (successive halving, Karnin et al. 2013; Jamieson & Talwalkar 2016). So no optimizer ever sees a category, and who is
-asked next is a pure function of what was asked and told before.
+asked next is a pure function of what was asked and told before. Shares and merit are a matter of trials: requests on
+the calibrate split neither count nor compete.
 """
 
 import math
@@ -31,7 +32,7 @@ class Branches:
 
     def __init__(
         self,
-        make: Callable[..., Search],
+        makes: Sequence[Callable[..., Search]],
         branches: Sequence[Sequence[Dimension]],
         *,
         seed: int,
@@ -46,7 +47,7 @@ class Branches:
         self._first = [s.branch for s in first]
         self._quotas = quotas(len(branches), trials, max(self._first.count(i) for i in range(len(branches))))
         self._searches = [
-            make(
+            makes[i](
                 dimensions,
                 seed=seed_of(seed, i),
                 trials=min(trials, self._quotas[-1]),
@@ -80,7 +81,7 @@ class Branches:
 
     def _next(self, closed: set[int]) -> int:
         """The branch to ask now, of those that are not closed."""
-        asked = [len(search.asked) for search in self._searches]
+        asked = [search.trials_asked for search in self._searches]
         first = self._first[len(self._numbers) : len(self._numbers) + 1]
         if first and first[0] not in closed:
             return first[0]
@@ -95,9 +96,14 @@ class Branches:
         return min(open_, key=lambda i: asked[i])
 
     def _better_half(self, alive: list[int], quota: int) -> list[int]:
-        """Judged on each branch's first `quota` outcomes, so that later ones do not reopen the decision."""
-        by_standing = sorted(alive, key=lambda i: standing(self._searches[i].told[:quota]), reverse=True)
+        """Judged on each branch's first `quota` trials, so that later ones do not reopen the decision."""
+        by_standing = sorted(alive, key=lambda i: standing(self._searches[i].tried[:quota]), reverse=True)
         return sorted(by_standing[: math.ceil(len(alive) / 2)])
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What went wrong on the way and was survived."""
+        return tuple(text for search in self._searches for text in search.remarks)
 
     def consensus(self) -> tuple[int, Point] | None:
         """(branch, point) where the best branch believes the optimum to be; often better than the best-scored point.
@@ -105,11 +111,11 @@ class Branches:
         A single best score is inflated by noise; a mean of good points is not. CMA-ES gives the mean of its Gaussian,
         the others the mean of their ten best of a hundred. None before anything was measured.
         """
-        best = max(range(len(self._searches)), key=lambda i: standing(self._searches[i].told))
+        best = max(range(len(self._searches)), key=lambda i: standing(self._searches[i].tried))
         search = self._searches[best]
-        if standing(search.told)[0] == 0:
+        if standing(search.tried)[0] == 0:
             return None
-        top = ranked(search.told)[: math.ceil(len(search.told) / 10)]
+        top = ranked(search.tried)[: math.ceil(len(search.tried) / 10)]
         centre = search.mean() or search.cube.outside(
             sum((search.cube.inside(o.point) for o in top[1:]), search.cube.inside(top[0].point)) / len(top)
         )

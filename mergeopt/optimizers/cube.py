@@ -39,3 +39,7 @@ class Cube:
         values = self._floor + np.where(self._fixed, 0.0, np.clip(unit, 0.0, 1.0)) * self._width
         values = np.where(self._log, np.exp(np.where(self._log, values, 0.0)), values)
         return tuple(float(v) for v in np.clip(values, self._low, self._high))
+
+    def slopes(self, point: Sequence[float]) -> Vector:
+        """d point / d unit at `point`, by which a gradient becomes one in unit coordinates; 0 without width."""
+        return np.where(self._fixed, 0.0, self._width) * np.where(self._log, np.asarray(point, dtype=np.float64), 1.0)

@@ -4,7 +4,6 @@ Proposals are numbered from 0: first the starts, then whatever `propose` gives. 
 it never asked for in this process, if it has the next number: a study is replayed without the work of asking.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,7 +20,7 @@ def seed_of(seed: int, *address: int) -> int:
     return int(np.random.SeedSequence([seed, *address]).generate_state(1)[0])
 
 
-class Search(ABC):
+class Search:
     """Proposes points of one branch.
 
     Args:
@@ -40,44 +39,56 @@ class Search(ABC):
         self.cube = Cube(dimensions)
         self.asked: list[Point] = []  # by number
         self.told: list[Outcome] = []  # in the order of their numbers
+        self.tried: list[Outcome] = []  # those of `told` that are trials
+        self.trials_asked = 0
 
-    @abstractmethod
-    def propose(self, number: int) -> Point | None:
-        """Proposal `number`: a pure function of the seed, `number`, `asked` and `told`. None: nothing is left."""
+    def propose(self, number: int) -> Point | None:  # noqa: ARG002  (subclasses use it)
+        """Proposal `number`: a pure function of the seed, `number`, `asked` and `told`.
 
-    def learn(self, outcome: Outcome) -> None:  # noqa: B027  (a search that keeps no state of its own needs nothing here)
+        None: nothing until more is told, or ever. A search proposes at least its starts.
+        """
+        return None
+
+    def request(self, number: int) -> Request | None:
+        """Request `number`: a trial of a start or of what `propose` gives; to ask for more than a value, override."""
+        if number < len(self.starts):
+            return Request(number, self.starts[number])
+        point = self.propose(number) if self.dimensions else None
+        return None if point is None else Request(number, point)
+
+    def learn(self, outcome: Outcome) -> None:
         """Called once per outcome, after it was added to `told`."""
 
     def mean(self) -> Point | None:
         """The centre of the search's belief, where it has one that is better than the mean of its best points."""
         return None
 
-    def request(self, number: int, point: Point) -> Request:
-        """How `point` is to be measured; an optimizer that wants more than a value says so here."""
-        return Request(number=number, point=point)
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What went wrong on the way and was survived."""
+        return ()
 
     def rng(self, number: int) -> np.random.Generator:
         """Fresh random numbers for proposal `number`."""
         return np.random.default_rng(seed_of(self.seed, number))
 
     def ask(self) -> Request | None:
-        number = len(self.asked)
-        if number < len(self.starts):
-            point: Point | None = self.starts[number]
-        elif not self.dimensions:
-            point = None
-        else:
-            point = self.propose(number)
-        if point is None:
-            return None
-        self.asked.append(point)
-        return self.request(number, point)
+        request = self.request(len(self.asked))
+        if request is not None:
+            self._note(request)
+        return request
 
     def tell(self, outcome: Outcome) -> None:
         number = outcome.request.number
         if number == len(self.asked):
-            self.asked.append(outcome.request.point)
+            self._note(outcome.request)
         if number != len(self.told):
             raise ValueError(f"outcome {number} was told out of order: {len(self.told)} is next")
         self.told.append(outcome)
+        if outcome.request.split == "search":
+            self.tried.append(outcome)
         self.learn(outcome)
+
+    def _note(self, request: Request) -> None:
+        self.asked.append(request.point)
+        self.trials_asked += request.split == "search"

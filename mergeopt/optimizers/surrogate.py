@@ -5,7 +5,7 @@ would. Points that were asked for and not yet told are running trials: the sampl
 """
 
 import logging
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -35,7 +35,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-class Surrogate(Search):
+class Surrogate(Search, ABC):
     """A search through one of Optuna's samplers; subclasses say which, by name and with its options."""
 
     def __init__(

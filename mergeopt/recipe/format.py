@@ -63,3 +63,4 @@ class RecipeFile(_Part):
     chat_template: str | None = None
     name: str | None = None
     seed: int = Field(0, ge=0, lt=2**63, description="Addresses the random masks of DARE. mergekit ignores it.")
+    refinement: str | None = Field(None, description="File of coefficients below the tensor. mergekit ignores it.")

@@ -7,6 +7,7 @@ working recipes are full of them. Mistakes that would change the result are erro
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -84,6 +85,7 @@ class _Reader:
             tokenizer_source=self._tokenizer_source(file),
             chat_template=file.chat_template,
             seed=file.seed,
+            refinement=self._refinement(file.refinement),
         )
         recipe = with_base_as_source(recipe, schema)
         check_sources(recipe, schema, self.document.where(("models",) if file.models is not None else ("slices",)))
@@ -172,6 +174,14 @@ class _Reader:
             )
         source = file.tokenizer.get("source")
         return "union" if source is None else str(ModelRef.parse(source, self._at("tokenizer")))
+
+    def _refinement(self, name: str | None) -> str | None:
+        """The file beside the recipe's, else as given, in the working folder."""
+        if name is None:
+            return None
+        path = Path(name).expanduser()
+        beside = Path(self.document.source).parent / path
+        return str(beside if beside.is_file() else path)
 
     def _schema(self, name: str) -> MethodSchema:
         if name not in self.schemas:

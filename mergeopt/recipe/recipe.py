@@ -85,6 +85,7 @@ class Recipe:
     """What to merge and how.
 
     `slices` has one slice of whole models for a `models:` recipe. `seed` addresses the random masks of DARE.
+    `refinement` is the file of coefficients below the tensor, from the working folder.
     """
 
     method: str
@@ -96,6 +97,7 @@ class Recipe:
     tokenizer_source: str | None = None
     chat_template: str | None = None
     seed: int = 0
+    refinement: str | None = None
 
     @property
     def whole_models(self) -> bool:

@@ -38,7 +38,7 @@ def recipe_data(recipe: Recipe) -> dict[str, Any]:
             for part in recipe.slices
         ]
     data |= _parameters(recipe.parameters)
-    for key in ("dtype", "out_dtype", "tokenizer_source", "chat_template"):
+    for key in ("dtype", "out_dtype", "tokenizer_source", "chat_template", "refinement"):
         if getattr(recipe, key) is not None:
             data[key] = getattr(recipe, key)
     if recipe.seed:

@@ -30,6 +30,7 @@ class _Stop(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped
         self._stops = [s for s in stops if not any(s in other[1:-1] for other in stops)]
         self._encoder, self._start, self._may_end = encoder, start, may_end
         self._done = [False] * rows
+        self.ends: list[int | None] = [None] * rows  # how many generated tokens lead to the stop, and through it
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
         del scores, kwargs
@@ -39,6 +40,7 @@ class _Stop(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped
             if not self._done[row]:
                 text = self._encoder.decode(input_ids[row, self._start :].tolist())
                 self._done[row] = any(stop in text for stop in self._stops)
+                self.ends[row] = input_ids.shape[1] - self._start if self._done[row] else None
         return torch.tensor(self._done, device=input_ids.device)
 
 
@@ -56,10 +58,10 @@ class _Finite(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
 
 
 @contextmanager
-def _own_randomness(device: torch.device) -> Iterator[None]:
+def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
     """The same random numbers every time; the process's own random state stays as it is."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(SAMPLING_SEED)
+        torch.manual_seed(seed)
         yield
 
 
@@ -78,26 +80,57 @@ class Generator:
             NonFiniteError: The model computed NaN or Inf.
         """
         answers, used = [""] * len(prompts), sum(map(len, prompts))
-        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i]))
-        for group in self._batching.split(order, lambda i: len(prompts[i]) + generation.max_tokens):
-            for position, tokens in zip(group, self._generate([prompts[i] for i in group], generation), strict=True):
+        for group in self._groups(prompts, generation):
+            made, _ = self._generate([prompts[i] for i in group], generation, SAMPLING_SEED)
+            for position, tokens in zip(group, made, strict=True):
                 answers[position] = self._encoder.answer(tokens, generation)
                 used += len(tokens)
         return answers, used
 
-    def _generate(self, prompts: Sequence[list[int]], generation: Generation) -> list[list[int]]:
+    @torch.inference_mode()
+    def tokens(
+        self, prompts: Sequence[list[int]], generation: Generation, *, seed: int = SAMPLING_SEED
+    ) -> list[list[int]]:
+        """The tokens of each answer, through the one that ends it (its stop or EOS), or all that were allowed.
+
+        Args:
+            prompts: Tokens to continue; where answers are sampled, equal prompts get different answers.
+            generation: How.
+            seed: Of sampled answers, with the number of the batch.
+
+        Raises:
+            NonFiniteError: The model computed NaN or Inf.
+        """
+        answers: list[list[int]] = [[]] * len(prompts)
+        for number, group in enumerate(self._groups(prompts, generation)):
+            made, ends = self._generate(
+                [prompts[i] for i in group], generation, (seed * 1_000_003 + number) % (1 << 63)
+            )
+            for position, tokens, end in zip(group, made, ends, strict=True):
+                answers[position] = tokens[:end]
+        return answers
+
+    def _groups(self, prompts: Sequence[list[int]], generation: Generation) -> list[list[int]]:
+        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i]))
+        return self._batching.split(order, lambda i: len(prompts[i]) + generation.max_tokens)
+
+    def _generate(
+        self, prompts: Sequence[list[int]], generation: Generation, seed: int
+    ) -> tuple[list[list[int]], list[int]]:
+        """The new tokens of a batch, padded to one length, and how many of each row are its answer."""
         width, device = max(map(len, prompts)), self._model.device
         pad = self._encoder.pad_id
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
         finite = _Finite()
+        stop = _Stop(self._encoder, generation, width, len(prompts), self._may_end(generation.stops))
         stops = StoppingCriteriaList()
         if int(generation.options.get("num_beams") or 1) == 1:  # rows of beams change places: they run to their end
-            stops.append(_Stop(self._encoder, generation, width, len(prompts), self._may_end(generation.stops)))
+            stops.append(stop)
         options = dict(generation.options)
         if self._model.generation_config.eos_token_id is None:
             options["eos_token_id"] = self._encoder.tokenizer.eos_token_id
-        with _own_randomness(device) if options.get("do_sample") else nullcontext():
+        with _own_randomness(device, seed) if options.get("do_sample") else nullcontext():
             made = self._model.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -111,7 +144,10 @@ class Generator:
         if finite.worst is not None and not bool(torch.isfinite(finite.worst)):
             raise NonFiniteError("the model computed NaN or Inf")
         new: list[list[int]] = made[:, width:].tolist()
-        return new
+        eos = options.get("eos_token_id", self._model.generation_config.eos_token_id)
+        ending = {eos} if isinstance(eos, int) else set(eos or ())
+        first_eos = (next((i + 1 for i, t in enumerate(row) if t in ending), len(row)) for row in new)
+        return new, [min(by_eos, end or by_eos) for by_eos, end in zip(first_eos, stop.ends, strict=True)]
 
     def _may_end(self, stops: tuple[str, ...]) -> Tensor | None:
         """[V] bool: could this token be the last of a stop? None where one token's text cannot tell."""

@@ -67,8 +67,8 @@ class ResidentScorer:
     ) -> None:
         self._suite, self._model = suite, model
         self._batching = Batching(batch_size, batch_tokens)
-        self._encoder = Encoder(model, suite.tokenizer)
-        self._generator = Generator(model, self._encoder, self._batching)
+        self.encoder = Encoder(model, suite.tokenizer)
+        self._generator = Generator(model, self.encoder, self._batching)
         self._work: dict[tuple[Split, frozenset[str]], _Work] = {}
         self._facts: dict[tuple[str, Split], Facts | None] = {}
         self._agreed: set[tuple[str, Split]] = set()  # the vectorised metric gave lm-eval's outcomes here
@@ -100,7 +100,7 @@ class ResidentScorer:
         if self._batching.rows is not None or self._batching.tokens <= SMALLEST_BATCH:
             raise MergeoptError("the device is out of memory while scoring; give a smaller batch size") from None
         self._batching = Batching(tokens=self._batching.tokens // 2)
-        self._generator = Generator(self._model, self._encoder, self._batching)
+        self._generator = Generator(self._model, self.encoder, self._batching)
         self._work.clear()
         torch.cuda.empty_cache()
 
@@ -149,18 +149,18 @@ class ResidentScorer:
             if device.type == "cpu":
                 batching = Batching(batching.rows, min(batching.tokens, CPU_BATCH))
             work.plan = LikelihoodPlan.of(
-                work.pairs, max_length=self._encoder.max_length, batching=batching, device=device
+                work.pairs, max_length=self.encoder.max_length, batching=batching, device=device
             )
         return work
 
     def _handle(self, work: _Work, request: Request) -> _Handle:
         if request.kind == "loglikelihood":
-            return _Handle(request, (work.add_pair(self._encoder.pair(request.context, request.continuation)),))
+            return _Handle(request, (work.add_pair(self.encoder.pair(request.context, request.continuation)),))
         if request.kind == "loglikelihood_rolling":
-            return _Handle(request, tuple(work.add_pair(pair) for pair in self._encoder.windows(request.context)))
-        generation = self._encoder.generation(request.gen_kwargs or {})
+            return _Handle(request, tuple(work.add_pair(pair) for pair in self.encoder.windows(request.context)))
+        generation = self.encoder.generation(request.gen_kwargs or {})
         work.generations[generation.key] = generation
-        work.prompts[generation.key].append(self._encoder.prompt(request.context, generation))
+        work.prompts[generation.key].append(self.encoder.prompt(request.context, generation))
         return _Handle(request, generation=(generation.key, len(work.prompts[generation.key]) - 1))
 
     def _generates(self, name: str) -> bool:
@@ -179,19 +179,8 @@ class ResidentScorer:
         return None if any(not choices for choices in pairs) else pairs
 
     def _forced_item(self, task: EvalTask, item: Item) -> list[Pair]:
-        (request,) = item.requests
-        generation = self._encoder.generation(request.gen_kwargs or {})
-        if not generation.greedy or not generation.stops:
-            return []
-        found = []
-        for answer in task.answers(item.doc):
-            for text in (task.target_delimiter + answer, answer):
-                right = task.outcomes([item], task.filtered([item], [[text]])) == [1.0]
-                pair = self._encoder.forced(request.context, text, generation) if right else None
-                if pair is not None:
-                    found.append(pair)
-                    break
-        return found
+        generation = self.encoder.generation(item.requests[0].gen_kwargs or {})
+        return right_answers(task, item, self.encoder) if generation.greedy else []
 
     # ------------------------------------------------------------------------------------------- after the model
 
@@ -231,6 +220,24 @@ class ResidentScorer:
                 self._slow.add(name)
             return exact
         return task.outcomes(items, filtered)
+
+
+def right_answers(task: EvalTask, item: Item, encoder: Encoder) -> list[Pair]:
+    """The prompt of a generating item with each accepted answer that the metric finds right, and the first stop.
+
+    The answer follows the task's target delimiter, or the prompt itself where only that is right or can be forced.
+    """
+    (request,) = item.requests
+    generation = encoder.generation(request.gen_kwargs or {})
+    found = []
+    for answer in task.answers(item.doc) if generation.stops else ():
+        for text in (task.target_delimiter + answer, answer):
+            right = task.outcomes([item], task.filtered([item], [[text]])) == [1.0]
+            pair = encoder.forced(request.context, text, generation) if right else None
+            if pair is not None:
+                found.append(pair)
+                break
+    return found
 
 
 def _response(handle: _Handle, found: Sequence[tuple[float, bool]], answers: dict[str, list[str]]) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mergeopt.recipe.settings import Scalar
 from mergeopt.space.dimension import Dimension, rounded
+from mergeopt.space.levels import Level, levels_of
 from mergeopt.space.meaning import Affine, Meaning, Terms, Variable
 from mergeopt.space.writer import filled
 
@@ -25,6 +26,11 @@ class Branch:
     def init(self) -> tuple[float, ...]:
         """The point to start at."""
         return tuple(dimension.init for dimension in self.dimensions)
+
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """Directions in which the dimensions move together, coarse to fine; the last level moves each alone."""
+        return levels_of(self._meaning, tuple(self._indices))
 
     def rounded(self, point: Sequence[float]) -> tuple[float, ...]:
         """The point as it is written: four significant digits, inside the ranges."""

@@ -11,7 +11,7 @@ from mergeopt.scoring.base import Scores
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A new phase begins: "references", "search", "select", "report" or "write", with so many steps."""
+    """A new phase begins, with so many steps: references, lessons, search, refine, select, report or write."""
 
     name: str
     steps: int | None = None
@@ -46,13 +46,23 @@ class TrialDone:
 
 
 @dataclass(frozen=True, slots=True)
+class StepDone:
+    """A step of the gradient (else a held-out loss) was measured: `value` is minus the loss; None: not finite."""
+
+    number: int
+    value: float | None
+    gradient: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
     """Bytes of the winner written."""
 
     nbytes: int
 
 
-Event = Phase | Notice | Scored | TrialDone | Written
+Event = Phase | Notice | Scored | StepDone | TrialDone | Written
 Listener = Callable[[Event], None]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.errors import InputError, placed
 from mergeopt.files import find_file
 from mergeopt.merge.plan import lay_out, unmatched_filters
@@ -71,10 +72,6 @@ def prepare_search(
 
 
 def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_benchmark: bool) -> SearchJob:
-    if file.optimize.method == "gradient" or not file.optimize.portable:
-        raise InputError(
-            "learning by gradient is not available yet", where="optimize", remedy="use method: auto and portable: true"
-        )
     opened: dict[ModelRef, Any] = {}
 
     def shape_of(ref: ModelRef) -> Shape:
@@ -102,7 +99,10 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
             raise InputError(problem, where=file.recipe.source)
     listed = named(file.optimize.start, file.optimize.compare, near, recipes[0])
     opened.update(open_models([r for c in listed for r in c.recipe.models if r not in opened], near))
-    _check_learning(file, near)
+    opened.update(open_models([ref for ref in _teachers(file) if ref not in opened], near))
+    for prompts in file.learn.prompts if file.learn else ():
+        if prompts.file is not None:  # a misspelt one should not wait for its turn
+            find_file(prompts.file, near, "evals")
     found, left = contenders(recipes[0], listed, opened)
     suite = Suite.build(
         with_files(file.objective, near),
@@ -110,26 +110,23 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
         near=near,
         shares=file.optimize.splits.shares,
         seed=file.optimize.seed,
+        calibrate_used=file.optimize.learns,
         trust_eval_code=trust_eval_code,
         allow_benchmark=allow_benchmark,
     )
     notices += [*left, *suite.notices]
     if len(space.branches) == 1 and not space.branches[0].dimensions:
         notices.append("the recipe has no holes: nothing is searched, it is only compared")
-    if file.learn is not None:
+    if file.learn is not None and not file.optimize.learns:
         notices.append(f"learn: has no effect on method {file.optimize.method}")
     return SearchJob(file, space, recipes[0], opened, found, suite, near, tuple(dict.fromkeys(notices)))
 
 
-def _check_learning(file: SearchFile, near: Path | None) -> None:
-    """Teachers and prompts are read by the gradient only, but must exist: a misspelt one should not wait for that."""
-    for entry in file.objective:
-        if entry.teacher is not None:
-            open_models([ModelRef.parse(entry.teacher, f"objective {entry.eval} teacher")], near)
-    for prompts in file.learn.prompts if file.learn else ():
-        find_file(prompts.file, near, "evals")
-        if prompts.teacher is not None:
-            open_models([ModelRef.parse(prompts.teacher, f"learn.prompts {prompts.file} teacher")], near)
+def _teachers(file: SearchFile) -> list[ModelRef]:
+    """The models that the file names as teachers."""
+    named_ = [(e.teacher, f"objective {e.eval} teacher") for e in file.objective if e.teacher is not None]
+    named_ += [(p.teacher, f"learn.prompts {p.where} teacher") for p in (file.learn.prompts if file.learn else ())]
+    return list(dict.fromkeys(ModelRef.parse(name, where) for name, where in named_))
 
 
 def layers_near(near: Path | None) -> Callable[[ModelRef], int]:
@@ -155,17 +152,17 @@ def identity(job: SearchJob) -> dict[str, Any]:
         "recipe": job.file.recipe.data,
         "objective": [entry.model_dump(mode="json") for entry in job.file.objective],
         "optimize": options,
-        "models": {str(ref): [_stamp(file) for file in c.files] for ref, c in job.checkpoints.items()},
+        "learn": None if job.file.learn is None else job.file.learn.model_dump(mode="json"),
+        "models": {str(ref): stamps(checkpoint) for ref, checkpoint in job.checkpoints.items()},
         "items": {
             info.name: {s: len(h) and digest("".join(h)) for s, h in info.hashes.items()} for info in job.suite.evals
         },
     }
 
 
-def _stamp(file: Path) -> str:
-    """Name, size and time of change: another model under an old name is another study."""
-    facts = file.stat()
-    return f"{file.name} {facts.st_size} {facts.st_mtime_ns}"
+def stamps(checkpoint: Checkpoint) -> list[str]:
+    """Name, size and time of change of each file: another model under an old name is another one."""
+    return [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in checkpoint.files]
 
 
 def digest(text: str) -> str:

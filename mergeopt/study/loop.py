@@ -6,27 +6,33 @@ goes on exactly where the killed one was: finished trials are told from the reco
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from mergeopt.optimizers.base import Optimizer, Outcome, Request, Want
+from mergeopt.optimizers.base import Optimizer, Outcome, Request
 from mergeopt.scoring.base import Scores
 from mergeopt.scoring.objective import Reference, objective
 from mergeopt.space.branch import Branch
-from mergeopt.study.events import Listener, TrialDone
-from mergeopt.study.record import StudyRecord, Trial
+from mergeopt.study.events import Listener, StepDone, TrialDone
+from mergeopt.study.record import Generation, Step, StudyRecord, Trial
 
 Point = tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one request gave: `scores` None where the candidate computes NaN or infinity; the rest if asked for."""
+    """What one request gave. Of a request on the search split: `scores`, None where the candidate computes NaN.
 
-    scores: Scores | None
-    gradient: tuple[float, ...] | None = None
-    fisher: tuple[tuple[float, ...], ...] | None = None
+    Of one on calibrate: `value`, minus the loss, None where it is NaN; and what was asked for, the gradient of `value`
+    or the held-out losses per domain.
+    """
+
+    scores: Scores | None = None
+    value: float | None = None
+    gradient: Point | None = None
+    items: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    tokens: int = 0
 
 
 class Executor(Protocol):
@@ -41,21 +47,21 @@ class Executor(Protocol):
 class Budget:
     """When to stop: after `trials`, or at the end of the generation in which `tokens` or `seconds` are used up.
 
-    Seconds are wall time: of this process since the search began, and of recorded trials before it.
+    Seconds are wall time: of this process since the search began, and of recorded proposals before it.
     """
 
     trials: int
     tokens: int | None = None
     seconds: float | None = None
 
-    def spent(self, trials: Sequence[Trial], seconds: float) -> bool:
-        if self.tokens is not None and sum(trial.tokens for trial in trials) >= self.tokens:
+    def spent(self, done: Sequence[Trial | Step], seconds: float) -> bool:
+        if self.tokens is not None and sum(one.tokens for one in done) >= self.tokens:
             return True
         return self.seconds is not None and seconds >= self.seconds
 
 
 class Loop:
-    """Runs one study's trials.
+    """Runs one study's proposals: trials, and the gradient's steps between them.
 
     Args:
         optimizer: Proposes.
@@ -64,7 +70,7 @@ class Loop:
         reference: Turns scores into the objective.
         record: Remembers.
         batch: Proposals per generation.
-        listener: Told of every finished trial.
+        listener: Told of every finished trial and step.
     """
 
     def __init__(
@@ -80,43 +86,83 @@ class Loop:
     ) -> None:
         self._optimizer, self._branches, self._executor = optimizer, branches, executor
         self._reference, self._record, self._batch, self._listener = reference, record, batch, listener
-        self._known = {trial.number: trial for trial in record.trials}
-        self._seen: dict[tuple[int, Point, frozenset[Want]], Trial] = {}
+        self._known: dict[int, Trial | Step] = {trial.number: trial for trial in record.trials}
+        self._known |= {step.number: step for step in record.steps}
+        self._seen: dict[tuple[int, Point], Trial] = {}
 
     def run(self, budget: Budget) -> list[Trial]:
         """Runs to the end of the budget, or until the optimizer has nothing left to propose."""
-        done: list[Trial] = []
-        begun = time.perf_counter() - sum(trial.seconds for trial in self._known.values())
-        while len(done) < budget.trials and not (done and budget.spent(done, time.perf_counter() - begun)):
-            numbers = range(len(done), min(len(done) + self._batch, budget.trials))
-            if all(number in self._known for number in numbers):
-                requests = [self._recorded(self._known[number]) for number in numbers]
+        done: list[Trial | Step] = []
+        begun = time.perf_counter() - sum(one.seconds for one in self._known.values())
+        while not (done and budget.spent(done, time.perf_counter() - begun)):
+            room = budget.trials - len(_trials(done))
+            group = self._record.generation(len(done)) or Generation(len(done), self._batch)
+            if all(number in self._known for number in group.numbers):
+                requests = [self._recorded(self._known[number]) for number in group.numbers]
             else:
-                requests = [r for _ in numbers if (r := self._optimizer.ask()) is not None]
-            if not requests:
+                requests, group = self._asked(len(done), room)
+            if room <= 0 or not requests:
                 break
-            trials = self._generation([replace(r, point=self._branches[r.branch].rounded(r.point)) for r in requests])
-            for request, trial in zip(requests, trials, strict=True):
-                self._optimizer.tell(self._outcome(request, trial))
-            done += trials
-        return done
+            made = self._generation(requests, group)
+            for request, one in zip(requests, made, strict=True):
+                self._optimizer.tell(_outcome(request, one))
+            done += made
+        return _trials(done)
 
-    def _generation(self, requests: Sequence[Request]) -> list[Trial]:
-        """The trials of one generation: from the record, from a twin with the same point, or measured now."""
+    def _asked(self, first: int, room: int) -> tuple[list[Request], Generation]:
+        """The next generation. One that the budget cuts keeps its full size: with a larger one it would go on."""
+        requests: list[Request] = []
+        for _ in range(self._batch):
+            if sum(request.split == "search" for request in requests) == room:
+                return requests, Generation(first, self._batch)
+            request = self._optimizer.ask()
+            if request is None:
+                break
+            requests.append(replace(request, point=self._branches[request.branch].rounded(request.point)))
+        return requests, Generation(first, len(requests))
+
+    def _generation(self, requests: Sequence[Request], group: Generation) -> list[Trial | Step]:
+        """What one generation gave: from the record, from a twin with the same point, or measured now."""
         seen, to_measure = set(self._seen), []
         for request in requests:
-            if request.number not in self._known and _key(request) not in seen:
+            twin = request.split == "search" and _key(request) in seen
+            if request.number not in self._known and not twin:
                 to_measure.append(request)
-            seen.add(_key(request))
+            if request.split == "search":
+                seen.add(_key(request))
         for request in to_measure:
-            self._record.start(request.number, self._branches[request.branch].name, request.point)
+            if request.split == "search":
+                self._record.start(request.number, self._branches[request.branch].name, request.point, group)
         results = self._executor.measure(to_measure)
-        return [self._trial(request, results) for request in requests]
+        return [
+            self._trial(request, results) if request.split == "search" else self._step(request, results, group)
+            for request in requests
+        ]
+
+    def _step(self, request: Request, results: Iterator[Measured], group: Generation) -> Step:
+        known = self._known.get(request.number)
+        if isinstance(known, Step):
+            return known
+        begun = time.perf_counter()
+        measured = next(results)
+        step = Step(
+            number=request.number,
+            branch=self._branches[request.branch].name,
+            point=request.point,
+            wants=request.wants,
+            value=measured.value,
+            gradient=measured.gradient,
+            items=measured.items,
+            seconds=time.perf_counter() - begun,
+            tokens=measured.tokens,
+        )
+        self._record.step(step, group)
+        self._listener(StepDone(step.number, step.value, "gradient" in step.wants, step.seconds))
+        return step
 
     def _trial(self, request: Request, results: Iterator[Measured]) -> Trial:
-        key = _key(request)
-        trial = self._known.get(request.number)
-        if trial is None:
+        key, trial = _key(request), self._known.get(request.number)
+        if not isinstance(trial, Trial):
             begun = time.perf_counter()
             twin = self._seen.get(key)
             if twin is not None:  # the same point has the same scores
@@ -134,7 +180,9 @@ class Loop:
         params = {d.name: v for d, v in zip(branch.dimensions, request.point, strict=True)}
         seconds = time.perf_counter() - begun
         if scores is None:
-            return Trial(request.number, branch.name, params, None, state="failed", seconds=seconds)
+            return Trial(
+                request.number, branch.name, params, None, state="failed", seconds=seconds, tokens=measured.tokens
+            )
         result = objective(scores, self._reference)
         return Trial(
             number=request.number,
@@ -145,32 +193,28 @@ class Loop:
             objectives=tuple(result.per_eval.values()),
             scores={score.name: score.value for score in scores},
             items={score.name: tuple(score.items.tolist()) for score in scores},
-            gradient=measured.gradient,
-            fisher=measured.fisher,
             seconds=seconds,
             tokens=scores.tokens,
         )
 
-    def _recorded(self, trial: Trial) -> Request:
-        """The request behind a recorded trial, as far as it matters for telling."""
-        index = next(i for i, branch in enumerate(self._branches) if branch.name == trial.branch)
-        point = tuple(trial.params[d.name] for d in self._branches[index].dimensions)
-        return Request(trial.number, point, index)
-
-    def _outcome(self, request: Request, trial: Trial) -> Outcome:
-        point = tuple(trial.params[d.name] for d in self._branches[request.branch].dimensions)
-        return Outcome(
-            request,
-            point,
-            trial.value,
-            trial.violation,
-            items=trial.items,
-            gradient=trial.gradient,
-            fisher=trial.fisher,
-            objectives=trial.objectives,
-        )
+    def _recorded(self, one: Trial | Step) -> Request:
+        """The request behind a recorded proposal."""
+        index = next(i for i, branch in enumerate(self._branches) if branch.name == one.branch)
+        if isinstance(one, Step):
+            return Request(one.number, one.point, index, one.wants, "calibrate")
+        return Request(one.number, tuple(one.params[d.name] for d in self._branches[index].dimensions), index)
 
 
-def _key(request: Request) -> tuple[int, Point, frozenset[Want]]:
-    """Requests of one key give the same."""
-    return request.branch, request.point, request.wants
+def _trials(done: Sequence[Trial | Step]) -> list[Trial]:
+    return [one for one in done if isinstance(one, Trial)]
+
+
+def _outcome(request: Request, one: Trial | Step) -> Outcome:
+    if isinstance(one, Step):
+        return Outcome(request, request.point, one.value, items=one.items, gradient=one.gradient)
+    return Outcome(request, request.point, one.value, one.violation, items=one.items, objectives=one.objectives)
+
+
+def _key(request: Request) -> tuple[int, Point]:
+    """Trials of one key give the same."""
+    return request.branch, request.point

@@ -3,7 +3,7 @@
 The truth is an Optuna storage (a journal file, or any database by URL): a finished trial is one entry in it, which
 optuna-dashboard can show. Before that, its start and its per-item outcomes go to our own log, fsynced. A crash between
 the two leaves a trial that has begun and not finished: it is run again under its own number, and the later log entry
-counts.
+counts. A step (a gradient or a held-out loss) scores no candidate, so it is no trial: it stands in the log alone.
 """
 
 import logging
@@ -24,11 +24,24 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
 from mergeopt.errors import InputError, MergeoptError
+from mergeopt.optimizers.base import Want
 from mergeopt.space.dimension import Dimension
 from mergeopt.study.lock import StudyLock, cannot_write
 from mergeopt.study.log import Event, EventLog, cut_torn_line, plain, read_log
 
 Space = Mapping[str, Sequence[Dimension]]  # branch name -> its dimensions
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Proposals `first` to `first + size − 1`, asked for together."""
+
+    first: int
+    size: int
+
+    @property
+    def numbers(self) -> range:
+        return range(self.first, self.first + self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +51,24 @@ class Begun:
     number: int
     branch: str
     point: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A gradient or held-out losses at a point, by the lessons of the calibrate split. `value` None: NaN or infinity.
+
+    `items` are losses per domain. Numbers are shared with trials: both are proposals.
+    """
+
+    number: int
+    branch: str
+    point: tuple[float, ...]
+    wants: frozenset[Want]
+    value: float | None
+    gradient: tuple[float, ...] | None = None
+    items: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    seconds: float = 0.0
+    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,8 +83,6 @@ class Trial:
     objectives: tuple[float, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     items: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    gradient: tuple[float, ...] | None = None
-    fisher: tuple[tuple[float, ...], ...] | None = None
     seconds: float = 0.0
     tokens: int = 0
     state: Literal["complete", "failed"] = "complete"
@@ -65,9 +94,11 @@ class StudyRecord:
     def __init__(
         self, folder: Path, lock: StudyLock, study: optuna.Study, space: Space, events: Sequence[Event]
     ) -> None:
-        self._lock, self._study, self._space = lock, study, space
+        self.folder, self._lock, self._study, self._space = folder, lock, study, space
         self._trials: dict[int, Trial] = {}
         self._begun: dict[int, Begun] = {}
+        self._steps: dict[int, Step] = {}
+        self._generations: dict[int, Generation] = {}  # by first number
         self._notes: list[tuple[str, dict[str, Any]]] = []
         self._load(events)
         self._log = EventLog(folder / "log.jsonl")
@@ -146,6 +177,11 @@ class StudyRecord:
                 case "start":
                     begun = Begun(event["number"], event["branch"], tuple(event["point"]))
                     self._begun[begun.number] = begun
+                    self._grouped(event)
+                case "step":
+                    step = _step(event)
+                    self._steps[step.number] = step
+                    self._grouped(event)
                 case "items":
                     measured[event["number"]] = event
                 case "note":
@@ -155,11 +191,33 @@ class StudyRecord:
             if trial is not None:
                 self._trials[trial.number] = trial
 
-    def start(self, number: int, branch: str, point: Sequence[float]) -> None:
+    def _grouped(self, event: Event) -> None:
+        if "generation" in event:  # older logs have none
+            generation = Generation(*event["generation"])
+            self._generations[generation.first] = generation
+
+    def start(self, number: int, branch: str, point: Sequence[float], generation: Generation) -> None:
         """Notes that a trial begins; on disk when this returns."""
         begun = Begun(number, branch, tuple(float(v) for v in point))
-        self._log.append("start", number=number, branch=branch, point=begun.point, time=time.time())
+        group = (generation.first, generation.size)
+        self._log.append("start", number=number, branch=branch, point=begun.point, generation=group, time=time.time())
         self._begun[number] = begun
+
+    def step(self, step: Step, generation: Generation) -> None:
+        """Records a step; on disk when this returns.
+
+        Raises:
+            ValueError: There is one of this number.
+        """
+        if step.number in self._steps:
+            raise ValueError(f"step {step.number} is recorded already")
+        group = (generation.first, generation.size)
+        self._log.append("step", **vars(step), generation=group)
+        self._steps[step.number] = step
+
+    def generation(self, first: int) -> Generation | None:
+        """The proposals that were asked for together with number `first`, the first of them, if that is recorded."""
+        return self._generations.get(first)
 
     def finish(self, trial: Trial) -> None:
         """Records a finished trial: its items in the log, then the trial as one entry of the storage.
@@ -172,9 +230,7 @@ class StudyRecord:
         dimensions = {d.name: d for d in self._space[trial.branch]}
         if trial.params.keys() != dimensions.keys():
             raise ValueError(f"trial {trial.number}: {set(trial.params) ^ dimensions.keys()} differ from the branch")
-        wanted = {"gradient": trial.gradient, "fisher": trial.fisher}
-        also = {name: value for name, value in wanted.items() if value is not None}
-        self._log.append("items", number=trial.number, items=trial.items, **also)
+        self._log.append("items", number=trial.number, items=trial.items)
         self._study.add_trial(
             create_trial(
                 state=TrialState.COMPLETE if trial.state == "complete" else TrialState.FAIL,
@@ -200,6 +256,11 @@ class StudyRecord:
     def trials(self) -> list[Trial]:
         """The finished trials, by number."""
         return [self._trials[number] for number in sorted(self._trials)]
+
+    @property
+    def steps(self) -> list[Step]:
+        """The steps, by number."""
+        return [self._steps[number] for number in sorted(self._steps)]
 
     @property
     def unfinished(self) -> list[Begun]:
@@ -295,8 +356,6 @@ def _thawed(frozen: optuna.trial.FrozenTrial, measured: Mapping[int, Event]) -> 
     number = attrs["number"]
     if number not in measured:
         raise MergeoptError(f"trial {number} is in the storage, but its items are not in log.jsonl")
-    event = measured[number]
-    gradient, fisher = event.get("gradient"), event.get("fisher")
     return Trial(
         number=number,
         branch=attrs["branch"],
@@ -305,12 +364,25 @@ def _thawed(frozen: optuna.trial.FrozenTrial, measured: Mapping[int, Event]) -> 
         violation=frozen.constraints.get("violation", 0.0),
         objectives=tuple(attrs["objectives"]),
         scores=attrs["scores"],
-        items={name: _numbers(values) for name, values in event["items"].items()},
-        gradient=None if gradient is None else _numbers(gradient),
-        fisher=None if fisher is None else tuple(map(_numbers, fisher)),
+        items={name: _numbers(values) for name, values in measured[number]["items"].items()},
         seconds=attrs["seconds"],
         tokens=attrs["tokens"],
         state="complete" if frozen.state is TrialState.COMPLETE else "failed",
+    )
+
+
+def _step(event: Event) -> Step:
+    gradient = event["gradient"]
+    return Step(
+        number=event["number"],
+        branch=event["branch"],
+        point=tuple(event["point"]),
+        wants=frozenset(event["wants"]),
+        value=event["value"],
+        gradient=None if gradient is None else _numbers(gradient),
+        items={name: _numbers(values) for name, values in event["items"].items()},
+        seconds=event["seconds"],
+        tokens=event["tokens"],
     )
 
 

@@ -10,7 +10,9 @@ from typing import Literal
 
 from mergeopt.errors import InputError
 from mergeopt.files import find_file
+from mergeopt.merge.closed_form import layer_weights, norm_weights, overlaps
 from mergeopt.merge.plan import lay_out
+from mergeopt.merge.refinement import Refinement
 from mergeopt.merge.sources import Checkpoints, facts
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.document import read_document
@@ -23,11 +25,15 @@ Kind = Literal["base", "parent", "fixed", "start", "compare", "learned"]
 
 @dataclass(frozen=True)
 class Contender:
-    """A recipe under the name that tables show. `eligible`: it may be what the search returns."""
+    """A recipe, perhaps refined below the tensor, under the name that tables show.
+
+    `eligible`: it may be what the search returns.
+    """
 
     name: str
     kind: Kind
     recipe: Recipe
+    refinement: Refinement | None = None
 
     @property
     def eligible(self) -> bool:
@@ -44,8 +50,8 @@ def parents(recipe: Recipe) -> list[Contender]:
     return found
 
 
-def fixed(recipe: Recipe) -> list[Contender]:
-    """The uniform average, and with a base task arithmetic, TIES and DARE-TIES as usually advised."""
+def fixed(recipe: Recipe, checkpoints: Checkpoints) -> list[Contender]:
+    """The uniform average, and with a base task arithmetic, TIES and DARE-TIES as usually advised, and closed forms."""
     refs = tuned(recipe)
     if len(refs) < 2 and recipe.base is not None:
         refs = (*refs, recipe.base)
@@ -61,6 +67,29 @@ def fixed(recipe: Recipe) -> list[Contender]:
             found.append(
                 Contender(name, "fixed", _merge(name.split()[0], tuned(recipe), recipe, parameters, base=recipe.base))
             )
+        if recipe.whole_models and len(tuned(recipe)) > 1:
+            found += _closed_forms(recipe, checkpoints)
+    return found
+
+
+def _closed_forms(recipe: Recipe, checkpoints: Checkpoints) -> list[Contender]:
+    """Weights from the weights alone; none for models that do not fit together, which the other recipes will say."""
+    plain = _merge("task_arithmetic", tuned(recipe), recipe, {}, base=recipe.base)
+    try:
+        measured = overlaps(plain, checkpoints)
+    except InputError:
+        return []
+    settings: Mapping[str, Sequence[Setting]] = {
+        "metagpt": [(Entry(None, (weight,)),) for weight in norm_weights(measured)],
+        "least squares": layer_weights(measured),
+    }
+    found = []
+    for name, weights in settings.items():
+        sources = tuple(
+            replace(source, parameters={"weight": weight})
+            for source, weight in zip(plain.slices[0].sources, weights, strict=True)
+        )
+        found.append(Contender(name, "fixed", replace(plain, slices=(Slice(sources),))))
     return found
 
 
@@ -107,7 +136,7 @@ def contenders(
     found: list[Contender] = []
     left = []
     known = facts(checkpoints)
-    for contender in [*parents(recipe), *fixed(recipe), *listed]:
+    for contender in [*parents(recipe), *fixed(recipe, checkpoints), *listed]:
         try:
             lay_out(contender.recipe, known, SCHEMAS[contender.recipe.method])
         except InputError as error:

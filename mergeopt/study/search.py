@@ -4,7 +4,7 @@ Each phase leaves its facts in the record, so a study can be stopped anywhere an
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,23 @@ import numpy as np
 from mergeopt.errors import InputError, MergeoptError
 from mergeopt.merge.folder import Prepared, prepare
 from mergeopt.methods import SCHEMAS
-from mergeopt.optimizers import Start, create
+from mergeopt.optimizers import LEARNING, Start, create
 from mergeopt.optimizers.base import Request
 from mergeopt.recipe.write import recipe_data, to_yaml
 from mergeopt.scoring.base import EvalInfo, EvalScore, Scores, Split
 from mergeopt.scoring.objective import Reference
+from mergeopt.space.branch import Branch
+from mergeopt.space.levels import Level
 from mergeopt.study.events import Listener, Notice, Phase, Scored
 from mergeopt.study.job import SearchJob, digest
+from mergeopt.study.learner import Learner
+from mergeopt.study.lessons import School
 from mergeopt.study.loop import Budget, Loop, Measured, Point
 from mergeopt.study.record import StudyRecord, Trial
 from mergeopt.study.references import Contender
+from mergeopt.study.refine import Refiner
 from mergeopt.study.result import Result, choose, report_rows, rival_of
+from mergeopt.study.searchfile import Learn
 from mergeopt.study.starts import nearest_point
 from mergeopt.study.workbench import FAILURES, Compute, Workbench
 
@@ -56,9 +62,11 @@ def run_search(job: SearchJob, record: StudyRecord, compute: Compute, listener: 
     study = Study(job, record, Workbench(job.checkpoints, job.suite, compute), listener)
     reference = study.reference()
     trials = study.search(reference)
-    winner = study.select(trials, reference)
+    refined = None if job.file.optimize.portable else study.refine(trials, reference)
+    winner = study.select(trials, reference, refined)
     result = study.report(winner, trials, reference)
-    return Found(result, winner, prepare(winner.recipe, job.checkpoints))
+    prepared = replace(prepare(winner.recipe, job.checkpoints), refinement=winner.refinement)
+    return Found(result, winner, prepared)
 
 
 def check_compute(record: StudyRecord, compute: Compute) -> None:
@@ -84,13 +92,14 @@ class Study:
     def __init__(self, job: SearchJob, record: StudyRecord, bench: Workbench, listener: Listener) -> None:
         self.job, self.record, self.bench, self.listener = job, record, bench, listener
         self.forced: frozenset[str] = frozenset()
+        self.learner: Learner | None = None
         self.consensus: tuple[int, Point] | None = None  # where the search believes the optimum to be
 
     def reference(self) -> Reference:
         """Scores every contender on the search items, and finds which evals may be judged by teacher forcing."""
         self.listener(Phase("references", len(self.job.contenders)))
         self.forced = self._forced()
-        scored = {c.name: self._score(c, "search", self.forced) for c in self.job.contenders}
+        scored = {c.name: self.score(c, "search", self.forced) for c in self.job.contenders}
         by_kind = {
             kind: {c.name: s for c in self.job.contenders if c.kind == kind and (s := scored[c.name]) is not None}
             for kind in ("base", "parent")
@@ -123,9 +132,10 @@ class Study:
     def search(self, reference: Reference) -> list[Trial]:
         """The trials."""
         options = self.job.file.optimize
+        branches = self.job.space.branches
+        levels = self._learn(reference) if options.method in LEARNING else None
         bounded = options.trials is not None or (options.tokens is None and options.time is None)
         self.listener(Phase("search", options.most_trials if bounded else None))
-        branches = self.job.space.branches
         optimizer = create(
             options.method,
             [branch.dimensions for branch in branches],
@@ -133,11 +143,39 @@ class Study:
             trials=self._planned_trials(reference),
             starts=self._starts(),
             batch=options.batch,
+            levels=levels,
+            steps=(self.job.file.learn or Learn()).steps,
         )
         loop = Loop(optimizer, branches, self, reference, self.record, batch=options.batch, listener=self.listener)
         trials = loop.run(Budget(options.most_trials, options.tokens, options.time))
         self.consensus = optimizer.consensus() if trials else None
+        for text in optimizer.remarks:
+            self.listener(Notice(text))
         return trials
+
+    def _learn(self, reference: Reference) -> list[Sequence[Level]] | None:
+        """Makes the lessons, and says how fine each branch may be learned from them; None where there are none."""
+        learn = self.job.file.learn or Learn()
+        self.listener(Phase("lessons"))
+        curriculum = School(self.job, self.bench, reference, self.listener).curriculum(("calibrate",))
+        if curriculum is None:
+            return None
+        self.learner = Learner(self.job, self.bench, curriculum, size=learn.size, pull=learn.pull)
+        return [self._affordable(branch, curriculum.answer_tokens) for branch in self.job.space.branches]
+
+    def _affordable(self, branch: Branch, tokens: int) -> tuple[Level, ...]:
+        """The levels with no more numbers than there are answer tokens to learn them from; always the coarsest."""
+        levels = branch.levels
+        kept = tuple(level for i, level in enumerate(levels) if i == 0 or len(level.columns) <= tokens)
+        if len(kept) < len(levels):
+            finest = levels[len(kept)]
+            self.listener(
+                Notice(
+                    f"{tokens} answer tokens are too few for {len(finest.columns)} numbers ({finest.name}): "
+                    f"learned by {kept[-1].name}, {len(kept[-1].columns)} numbers; give more items or prompts"
+                )
+            )
+        return kept
 
     def _planned_trials(self, reference: Reference) -> int:
         """The budget the study was begun with: proposals depend on it; a larger one on resuming only goes on longer."""
@@ -167,19 +205,49 @@ class Study:
     def measure(self, requests: Sequence[Request]) -> Iterator[Measured]:
         """The executor in this process: one candidate after the other in the live model."""
         for request in requests:
+            if request.split == "calibrate":
+                assert self.learner is not None
+                yield self.learner.measure(request)
+                continue
             recipe = self.job.recipe_at(request.branch, request.point)
             try:
                 yield Measured(self.bench.measure(recipe, request.split, forced=self.forced))
             except FAILURES:
-                yield Measured(None)
+                yield Measured()
 
-    def select(self, trials: Sequence[Trial], reference: Reference) -> Contender:
+    def refine(self, trials: Sequence[Trial], reference: Reference) -> Contender | None:
+        """Numbers below the tensor, on top of the finalist with the least held-out loss; None where none help."""
+        learn = self.job.file.learn or Learn()
+        curriculum = School(self.job, self.bench, reference, self.listener).curriculum(("calibrate", "search"))
+        candidates = self._finalists(trials)
+        if curriculum is None or not candidates:
+            self.listener(Notice("there is nothing to learn from below the tensor"))
+            return None
+        self.listener(Phase("refine", learn.refine_steps))
+        refiner = Refiner(
+            self.bench,
+            curriculum,
+            kind=learn.refine,
+            steps=learn.refine_steps,
+            size=learn.size,
+            path=self.record.folder / "refinement.safetensors",
+            listener=self.listener,
+        )
+        start = min(candidates, key=lambda c: refiner.held_out(c.recipe))
+        identity = digest(to_yaml(recipe_data(start.recipe)) + learn.model_dump_json())
+        found = refiner.run(start.recipe, identity)
+        if found is None:
+            self.listener(Notice(f"below the tensor nothing is better than {start.name!r} on held-out lessons"))
+            return None
+        return Contender("refined", "learned", start.recipe, found)
+
+    def select(self, trials: Sequence[Trial], reference: Reference, refined: Contender | None = None) -> Contender:
         """Scores the finalists and everything known on the select items, and chooses."""
-        finalists = self._finalists(trials)
+        finalists = [*self._finalists(trials), *([refined] if refined else [])]
         known = [c for c in self.job.contenders if c.eligible]
         self.listener(Phase("select", len(finalists) + len(known)))
-        first = [(c, s) for c in finalists if (s := self._score(c, "select")) is not None]
-        second = [(c, s) for c in known if (s := self._score(c, "select")) is not None]
+        first = [(c, s) for c in finalists if (s := self.score(c, "select")) is not None]
+        second = [(c, s) for c in known if (s := self.score(c, "select")) is not None]
         winner = choose(first, second, reference)
         if winner.kind != "learned":
             self.listener(Notice(f"no finalist beats {winner.name!r} on the select items: it is what is returned"))
@@ -207,7 +275,7 @@ class Study:
         others = [c for c in self.job.contenders if c.name != winner.name]
         self.listener(Phase("report", len(others) + 1))
         readings = self._readings(winner)
-        scored = [(c, s) for c in [winner, *others] if (s := self._score(c, "report")) is not None]
+        scored = [(c, s) for c in [winner, *others] if (s := self.score(c, "report")) is not None]
         if not scored or scored[0][0] is not winner:
             raise MergeoptError(f"the winner, {winner.name!r}, gives NaN or infinity on the report items")
         rows = report_rows(scored, winner, reference)
@@ -237,27 +305,33 @@ class Study:
 
     def _readings(self, winner: Contender) -> int:
         """How often the report items were read for a decision, this one included; going on with one is no other."""
-        key = digest(to_yaml(recipe_data(winner.recipe)))
+        key = _key(winner)
         if all(note.get("winner") != key for note in self.record.notes("report")):
             reading = len(self.record.notes("report")) + 1
             self.record.note("report", {"reading": reading, "by": "search", "winner": key})
         return len(self.record.notes("report"))
 
-    def _score(self, contender: Contender, split: Split, forced: frozenset[str] = frozenset()) -> Scores | None:
+    def score(self, contender: Contender, split: Split, forced: frozenset[str] = frozenset()) -> Scores | None:
         """Scores a contender once; a resumed study finds it in the record. None: NaN or infinity."""
-        key = digest(to_yaml(recipe_data(contender.recipe)))
+        key = _key(contender)
         kept = next((n for n in self.record.notes("score") if (n["recipe"], n["split"]) == (key, split)), None)
         if kept is not None:
             scores = _thawed(kept, self.job.suite.evals)
         else:
             try:
-                scores = self.bench.measure(contender.recipe, split, forced=forced)
+                scores = self.bench.measure(contender.recipe, split, forced=forced, refinement=contender.refinement)
             except FAILURES as error:
                 self.listener(Notice(f"{contender.name!r} cannot be scored: {error}"))
                 return None
             self.record.note("score", {"name": contender.name, "recipe": key} | _frozen(scores))
         self.listener(Scored(contender.name, split, scores))
         return scores
+
+
+def _key(contender: Contender) -> str:
+    """Contenders of one key are one model."""
+    refinement = contender.refinement.encoded().hex() if contender.refinement else ""
+    return digest(to_yaml(recipe_data(contender.recipe)) + refinement)
 
 
 def _frozen(scores: Scores) -> dict[str, Any]:

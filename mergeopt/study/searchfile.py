@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mergeopt.errors import InputError, did_you_mean
 from mergeopt.methods import SCHEMAS
-from mergeopt.optimizers import OPTIMIZERS
+from mergeopt.optimizers import LEARNING, OPTIMIZERS
 from mergeopt.recipe.document import Document, Route, parse_document
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.write import to_yaml
@@ -65,7 +65,7 @@ class Splits(_Section):
 class Optimize(_Section):
     """How to search."""
 
-    method: str = Field("auto", description="auto, cmaes, tpe, gp, nsga2, random or grid.")
+    method: str = Field("auto", description="auto, gradient, cmaes, tpe, gp, nsga2, random or grid.")
     trials: int | None = Field(None, ge=0, description="Proposals to measure; 200 where no other budget is given.")
     tokens: Annotated[int | None, BeforeValidator(_count), Field(ge=1)] = Field(
         None, description="Tokens through the model while searching, e.g. 5M."
@@ -75,12 +75,19 @@ class Optimize(_Section):
     )
     seed: int = Field(0, ge=0, lt=2**31)
     splits: Splits = Splits()
-    portable: bool = Field(True, description="Keep to what a mergekit recipe can say.")
+    portable: bool = Field(
+        True, description="Keep to what a mergekit recipe can say; false: numbers below the tensor too."
+    )
     start: list[str] = Field(default_factory=list, description="Recipes tried first.")
     compare: list[str] = Field(default_factory=list, description="Recipes in the final table.")
     batch: int = Field(8, ge=1, description="Proposals per generation, whatever the number of workers.")
     finalists: int = Field(5, ge=1, description="How many trials are scored again on the select split.")
     storage: str | None = Field(None, description="Optuna storage URL; a journal file in OUT/search by default.")
+
+    @property
+    def learns(self) -> bool:
+        """Whether anything is learned by gradient: from the calibrate items."""
+        return self.method in LEARNING or not self.portable
 
     @property
     def most_trials(self) -> int:
@@ -95,20 +102,48 @@ class Optimize(_Section):
 
 
 class Prompts(_Section):
-    """Unlabelled prompts that a teacher answers."""
+    """Unlabelled prompts that a teacher answers once: from a file, from a data set, or written by the teacher."""
 
-    file: str
-    column: str = "question"
-    teacher: str | None = None
+    teacher: str = Field(description="The model that answers; it must have the others' vocabulary.")
+    file: str | None = Field(None, description="A .jsonl, .json, .csv, .parquet or .txt file.")
+    dataset: str | None = Field(None, description="A data set of the Hub, or a local one.")
+    config: str | None = None
+    split: str = "train"
+    write: int | None = Field(None, ge=1, description="How many the teacher writes itself, by its own chat template.")
+    column: str | None = Field(None, description="Where a file has several.")
+    limit: int | None = Field(None, ge=1)
+    chat_template: bool = Field(False, description="Prompts are user's turns, or lists of messages.")
+    max_tokens: int = Field(256, ge=1, description="Of an answer; an eval's own setting where its teacher is this one.")
+    stop: list[str] = Field(default_factory=list, description="Texts that end an answer, beside the end of text.")
+    temperature: float = Field(0.0, ge=0, description="0 is greedy.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Prompts":
+        if sum(source is not None for source in (self.file, self.dataset, self.write)) != 1:
+            raise ValueError("give exactly one of file, dataset and write")
+        return self
+
+    @property
+    def where(self) -> str:
+        """What to call them."""
+        return self.file or self.dataset or f"{self.teacher}'s own"
 
 
 class Learn(_Section):
     """Settings of the gradient."""
 
-    loss: Literal["kl", "nll"] | None = None
-    retain: float = Field(0.0, ge=0)
-    pull: float = Field(0.0, ge=0)
+    loss: Literal["kl", "nll"] | None = Field(
+        None, description="kl: imitate a teacher; nll: the right answers. By default kl where a teacher beats the base."
+    )
+    steps: int = Field(300, ge=1, description="Of the gradient, for each choice of the space, at most.")
+    size: int = Field(64, ge=1, description="Lessons per step, over all evals.")
+    retain: float = Field(0.0, ge=0, description="Weight of staying close to the base's outputs.")
+    pull: float = Field(0.0, ge=0, description="Weight of staying close to the init, in squared shares of the ranges.")
     prompts: list[Prompts] = Field(default_factory=list)
+    refine: Literal["rows+columns", "rows", "columns", "singular"] = Field(
+        "rows+columns", description="What gets numbers below the tensor, with portable: false."
+    )
+    refine_steps: int = Field(400, ge=1, description="Of the gradient below the tensor, at most.")
 
 
 class SearchSchema(_Section):
@@ -168,7 +203,7 @@ def read_search_file(
         schema = SearchSchema.model_validate(document.data)
     except ValidationError as error:
         raise explained(error, document, SearchSchema) from None
-    if schema.optimize.method not in (*OPTIMIZERS, "gradient"):
+    if schema.optimize.method not in OPTIMIZERS:
         raise InputError(
             f"no optimizer is called {schema.optimize.method!r}",
             where=document.where(("optimize", "method")),

@@ -5,7 +5,7 @@ Measuring a recipe is plan → write in place → score. Nothing is loaded, toke
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from mergeopt.errors import InputError
 from mergeopt.merge.folder import Prepared
 from mergeopt.merge.live import LiveModel, NotFiniteError, bind, skeleton
 from mergeopt.merge.plan import Input, Layout, Plan, fill, lay_out
+from mergeopt.merge.refinement import Refinement
 from mergeopt.merge.sources import Checkpoints, FileSource, ResidentSource, TensorSource, facts
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.recipe import Recipe
 from mergeopt.scoring.base import NonFiniteError, Scores, Split
+from mergeopt.scoring.encoding import Encoder
 from mergeopt.scoring.resident import ResidentScorer
 from mergeopt.scoring.suite import Suite
 
@@ -65,15 +67,30 @@ class Compute:
         return cls(place, DTYPES.get(dtype), None if batch_size == "auto" else int(batch_size))
 
 
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A live model, its scorer, and the plan it holds."""
+
+    live: LiveModel
+    scorer: ResidentScorer
+    plan: Plan
+
+    @property
+    def model(self) -> Any:
+        """The transformers model."""
+        return self.live.model
+
+
 class Workbench:
     """Measures recipes over a fixed set of models and evals."""
 
     def __init__(self, checkpoints: Checkpoints, suite: Suite, compute: Compute) -> None:
         self._checkpoints, self._suite, self._compute = checkpoints, suite, compute
+        self.device, self.batch_size = compute.device, compute.batch_size
         self._facts = facts(checkpoints)
         self._source = _source(checkpoints, compute.device)
         self._layouts: dict[Any, Layout] = {}
-        self._benches: dict[Any, tuple[LiveModel, ResidentScorer]] = {}
+        self._benches: dict[Any, Bench] = {}
 
     def plan(self, recipe: Recipe) -> Plan:
         """The recipe's plan; the layout is made once per structure.
@@ -82,33 +99,55 @@ class Workbench:
             InputError: the models do not fit together so.
         """
         schema = SCHEMAS[recipe.method]
-        structure = (
-            recipe.method, recipe.base, recipe.dtype, recipe.out_dtype,
-            tuple(tuple((s.model, s.layer_range) for s in part.sources) for part in recipe.slices),
-        )  # fmt: skip
+        structure = _structure(recipe)
         if structure not in self._layouts:
             self._layouts[structure] = lay_out(recipe, self._facts, schema)
         return fill(self._layouts[structure], recipe, schema)
 
-    def measure(self, recipe: Recipe, split: Split, *, forced: frozenset[str] = frozenset()) -> Scores:
-        """Makes the live model the recipe's merge and scores it.
+    def layout(self, recipe: Recipe) -> Layout:
+        """Which tensors go into which, for this recipe's structure."""
+        self.plan(recipe)
+        return self._layouts[_structure(recipe)]
+
+    def measure(
+        self,
+        recipe: Recipe,
+        split: Split,
+        *,
+        forced: frozenset[str] = frozenset(),
+        refinement: Refinement | None = None,
+    ) -> Scores:
+        """Makes the live model the recipe's merge, refined if asked to, and scores it.
 
         Raises:
             NotFiniteError, NonFiniteError: the weights or the outputs hold NaN or infinity.
         """
-        return self._become(recipe).score(split, forced=forced)
+        return self.become(recipe, refinement).scorer.score(split, forced=forced)
 
     def forcing_agrees(self, recipe: Recipe, split: Split) -> dict[str, bool]:
         """Per generating eval: does one teacher-forced pass tell the same as generating, for this recipe?"""
-        return self._become(recipe).forcing_agrees(split)
+        return self.become(recipe).scorer.forcing_agrees(split)
 
-    def _become(self, recipe: Recipe) -> ResidentScorer:
+    def become(self, recipe: Recipe, refinement: Refinement | None = None) -> "Bench":
+        """Makes the live model the recipe's merge.
+
+        Raises:
+            NotFiniteError: the weights hold NaN or infinity.
+        """
         plan = self.plan(recipe)
-        live, scorer = self._bench(recipe, plan)
-        live.write(plan)
-        return scorer
+        bench = self._bench(recipe, plan)
+        bench.live.write(plan, refinement)
+        return replace(bench, plan=plan)
 
-    def _bench(self, recipe: Recipe, plan: Plan) -> tuple[LiveModel, ResidentScorer]:
+    def encoder(self, recipe: Recipe) -> Encoder:
+        """How texts become tokens for a model of this structure."""
+        return self._bench(recipe, self.plan(recipe)).scorer.encoder
+
+    def dtype_of(self, recipe: Recipe) -> torch.dtype:
+        """What candidates of this structure compute in."""
+        return self._dtype(Prepared(recipe, self._checkpoints, self.plan(recipe), ()).config)
+
+    def _bench(self, recipe: Recipe, plan: Plan) -> "Bench":
         """The live model for this config: stacks of another depth, or another rope, need one of their own."""
         prepared = Prepared(recipe, self._checkpoints, plan, ())
         config = prepared.config
@@ -119,7 +158,7 @@ class Workbench:
             model = skeleton(folder, config, self._compute.device, self._dtype(config))
             views = bind(model, [job.tensor for job in plan.jobs])
             scorer = ResidentScorer(self._suite, model, batch_size=self._compute.batch_size)
-            self._benches[key] = (LiveModel(model, views, self._source), scorer)
+            self._benches[key] = Bench(LiveModel(model, views, self._source), scorer, plan)
         return self._benches[key]
 
     def _dtype(self, config: Mapping[str, Any]) -> torch.dtype:
@@ -128,6 +167,14 @@ class Workbench:
         if self._compute.device.type == "cpu":
             return torch.float32  # half precision is slower than float32 on most CPUs; weights are still rounded to it
         return DTYPES.get(str(config.get("dtype")), torch.float32)
+
+
+def _structure(recipe: Recipe) -> Any:
+    """Recipes that are equal in this have one layout."""
+    return (
+        recipe.method, recipe.base, recipe.dtype, recipe.out_dtype,
+        tuple(tuple((s.model, s.layer_range) for s in part.sources) for part in recipe.slices),
+    )  # fmt: skip
 
 
 def _source(checkpoints: Checkpoints, device: torch.device) -> TensorSource:

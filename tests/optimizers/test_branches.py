@@ -1,13 +1,16 @@
 """Choices are a tournament of branches, decided by history alone."""
 
+import numpy as np
 import pytest
 
 from mergeopt.errors import InputError
 from mergeopt.optimizers import Start, create
-from mergeopt.optimizers.base import Request
+from mergeopt.optimizers.base import Outcome, Request
 from mergeopt.optimizers.branches import quotas
 from mergeopt.optimizers.conformance import generation, measured
+from mergeopt.optimizers.fake import FakeStudy
 from mergeopt.space.dimension import Dimension
+from mergeopt.space.levels import Level
 
 LINE = (Dimension("x", 0.0, 1.0, 0.5),)
 
@@ -75,6 +78,24 @@ def test_a_single_best_score_does_not_decide_the_consensus() -> None:
     consensus = optimizer.consensus()
     assert consensus is not None
     assert consensus[0] == 1
+
+
+def test_only_trials_count() -> None:
+    """A branch that learns for long takes nothing from its share of trials, nor does what it learned from compete."""
+    columns = Level("source", (((0, 1.0),),))
+    optimizer = create("auto", [LINE, LINE], seed=0, trials=160, levels=[[columns], [columns]], steps=120)
+
+    def measure(request: Request) -> Outcome:
+        if request.split == "search":
+            return measured(request, 1.0 * request.branch)
+        return FakeStudy(np.random.default_rng(0).normal(0.4, 0.1, (32, 1)), np.ones(1))(request)
+
+    requests: list[Request] = []
+    while sum(r.split == "search" for r in requests) < 160:
+        requests += [o.request for o in generation(optimizer, measure, batch=8)]
+    trials = [r.branch for r in requests if r.split == "search"]
+    assert trials.count(0) == 40
+    assert len([r for r in requests if "gradient" in r.wants and r.branch == 0]) > 20
 
 
 def test_what_was_told_twice_or_too_early_is_refused() -> None:

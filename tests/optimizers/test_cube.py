@@ -34,3 +34,10 @@ def test_points_outside_are_clipped() -> None:
 
 def test_no_dimensions() -> None:
     assert Cube(()).outside(Cube(()).inside(())) == ()
+
+
+def test_slopes_turn_gradients_into_unit_coordinates() -> None:
+    cube, unit = Cube(DIMENSIONS), np.array([0.3, 0.6, 0.5])
+    step = np.array([1e-6, 1e-6, 1e-6])
+    differences = (np.array(cube.outside(unit + step)) - np.array(cube.outside(unit - step))) / 2e-6
+    np.testing.assert_allclose(cube.slopes(cube.outside(unit)), differences, rtol=1e-6)

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from mergeopt.errors import InputError
+from mergeopt.optimizers import create
 from mergeopt.optimizers.auto import choice
 
 
@@ -24,3 +26,8 @@ sys.exit(", ".join({"optuna", "cmaes", "torch"} & sys.modules.keys()) or 0)
 )
 def test_auto(dimensions: int, trials: int, name: str) -> None:
     assert choice(dimensions, trials) == name
+
+
+def test_a_gradient_of_nothing() -> None:
+    with pytest.raises(InputError, match="nothing to take a gradient of"):
+        create("gradient", [()], seed=0, trials=1)

@@ -1,7 +1,12 @@
 """Every mistake gives one line with file, line, key and remedy; what is said in vain is named; the rest is read."""
 
+from pathlib import Path
+
 import pytest
 
+from mergeopt.methods import SCHEMAS
+from mergeopt.recipe.document import read_document
+from mergeopt.recipe.read import read_recipe
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.settings import Entry
 from tests.recipe.conftest import reading, refusal
@@ -279,3 +284,19 @@ def test_modules_keep_their_lines_and_several_are_refused():
     assert "several modules" in refusal(MODULES + "modules: {a: {models: []}, b: {models: []}}\n")
     assert "is no module" in refusal(MODULES.split("modules:", maxsplit=1)[0] + "modules: {default: 3}\n")
     assert "stands at the top level too" in refusal(MODULES.replace("half", "1") + "models: [{model: c}]\n")
+
+
+def test_a_refinement_lies_beside_the_recipe_or_else_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("recipes")
+    folder.mkdir()
+    file = folder / "r.yml"
+    file.write_text("merge_method: passthrough\nmodels: [{model: a}]\nrefinement: fine\n")
+    for made, found in ((Path("fine"), "fine"), (folder / "fine", "recipes/fine")):
+        made.touch()
+        reading = read_recipe(read_document(file), SCHEMAS)
+        assert (reading.recipe.refinement, reading.notices) == (found, ())
+    file.write_text("merge_method: passthrough\nmodels: [{model: a}]\nparameters: {refinement: fine}\n")
+    assert "belongs at the top level" in read_recipe(read_document(file), SCHEMAS).notices[0]

@@ -41,6 +41,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         out_dtype=draw(st.sampled_from([None, "float32"])),
         tokenizer_source=draw(st.sampled_from([None, "union", "base"])),
         seed=draw(st.integers(0, 2**63 - 1)),
+        refinement=draw(st.sampled_from([None, "recipe.refinement.safetensors", "other/1e-5"])),
     )
 
 
