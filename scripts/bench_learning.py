@@ -194,7 +194,7 @@ class Columns:
     def _descend(self, job: SearchJob, bench: Workbench, name: str, curriculum: Curriculum) -> tuple[Recipe, int]:
         """The best point that an optimizer finds on a smooth loss, for as many tokens as 300 gradients cost."""
         branch = job.space.branches[0]
-        learner = Learner(job, bench, curriculum, size=64, pull=0.0)
+        learner = Learner(job, bench, curriculum, size=16, pull=0.0)
         optimizer = create(
             name,
             [branch.dimensions],
@@ -212,7 +212,7 @@ class Columns:
             request = replace(request, point=branch.rounded(request.point))
             outcome, tokens = self._on_loss(job, bench, learner, everything, request)
             spent += tokens
-            budget = budget or 300 * 64 * 3 * max(1, tokens // max(1, _lessons(everything)))
+            budget = budget or 300 * 16 * len(self.setting.tasks) * 3 * max(1, tokens // max(1, _lessons(everything)))
             optimizer.tell(outcome)
             if outcome.value is not None and "gradient" not in request.wants and outcome.value > best[0]:
                 best = (outcome.value, request.point)

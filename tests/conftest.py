@@ -1,7 +1,7 @@
 """Small models, made in a few milliseconds: every test that needs weights on disk starts here."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,14 @@ def read_weights(folder: Path) -> Weights:
 def one_thread() -> None:
     """Tests share their machine: torch's threads would wait for one another. Those about threads set their own."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What teachers said goes away with the test run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MERGEOPT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

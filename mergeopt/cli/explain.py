@@ -33,6 +33,9 @@ def explain(
         typer.echo(json.dumps({"method": prepared.plan.method, "seed": prepared.plan.seed, "tensors": rows}))
         return
     typer.echo(f"{prepared.plan.method}, {len(prepared.plan.jobs)} tensors, base {reading.recipe.base or 'none'}")
+    if prepared.refinement is not None:
+        refined = {key.tensor for key in prepared.refinement.values}
+        typer.echo(f"refined below the tensor: {len(refined)} tensors, by {reading.recipe.refinement}")
     for row in rows:
         settings = "  ".join(f"{key}={_short(value)}" for key, value in row["settings"].items())
         typer.echo(f"{row['tensor']}  {'×'.join(map(str, row['shape']))} {row['dtype']}  {settings}")

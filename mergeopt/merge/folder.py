@@ -118,7 +118,10 @@ def merge_to_folder(
         recipe = replace(recipe, refinement=SIDECAR)
     text = to_yaml(recipe_data(recipe))
     write_text(out / "recipe.yaml", text)
-    write_text(out / "mergekit_config.yml", text)
+    if prepared.refinement is None:
+        write_text(out / "mergekit_config.yml", text)
+    else:  # mergekit would read past the refinement and make another model in silence
+        (out / "mergekit_config.yml").unlink(missing_ok=True)
     write_text(
         out / "recipe.lock.json", json.dumps(lock(prepared, inputs, digests) | dict(lock_also or {}), indent=1) + "\n"
     )

@@ -14,7 +14,7 @@ from mergeopt.optimizers.branches import Branches, Start
 from mergeopt.space.dimension import Dimension
 from mergeopt.space.levels import Level
 
-__all__ = ["LEARNING", "OPTIMIZERS", "STEPS", "Branches", "Start", "create"]
+__all__ = ["LEARNING", "OPTIMIZERS", "STEPS", "VERSION", "Branches", "Start", "create"]
 
 # name -> "module:class", imported when it is asked for: Optuna takes half a second
 OPTIMIZERS: Mapping[str, str] = MappingProxyType(
@@ -32,6 +32,7 @@ OPTIMIZERS: Mapping[str, str] = MappingProxyType(
 
 LEARNING = frozenset({"auto", "gradient"})  # those that use gradients where there are some
 STEPS = 300
+VERSION = 2  # of what `auto` proposes: a study begun with another cannot be gone on with
 
 
 def create(

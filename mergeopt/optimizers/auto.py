@@ -14,12 +14,10 @@ import numpy as np
 from mergeopt.optimizers.base import Outcome, Request
 from mergeopt.optimizers.gradient import Gradient
 from mergeopt.optimizers.heldout import HeldOut
-from mergeopt.optimizers.search import Point, Search
+from mergeopt.optimizers.search import Importance, Point, Search
 from mergeopt.optimizers.subspace import LONGEST, Subspace
 from mergeopt.space.dimension import Dimension
 from mergeopt.space.levels import Level
-
-VERSION = 2  # of what it proposes
 
 _GP_DIMENSIONS, _GP_TRIALS = 12, 64
 _DIRECTIONS = 6
@@ -93,6 +91,9 @@ class Auto(Search):
     @property
     def remarks(self) -> tuple[str, ...]:
         return self.gradient.remarks
+
+    def importance(self) -> Importance | None:
+        return self.gradient.importance()
 
     def mean(self) -> Point | None:
         """The centre of the black box's belief once it has one, else the gradient's best point."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from mergeopt.errors import InputError
 from mergeopt.optimizers.base import Outcome, Request
 from mergeopt.optimizers.ranking import ranked, standing
-from mergeopt.optimizers.search import Point, Search, seed_of
+from mergeopt.optimizers.search import Importance, Point, Search, seed_of
 from mergeopt.space.dimension import Dimension
 
 _LEAST = 4  # trials before a branch can be dropped
@@ -105,13 +105,22 @@ class Branches:
         """What went wrong on the way and was survived."""
         return tuple(text for search in self._searches for text in search.remarks)
 
+    def importance(self) -> tuple[int, Importance] | None:
+        """The best branch, and what matters there; None where nothing is known of it."""
+        best = self._best()
+        found = self._searches[best].importance()
+        return None if found is None else (best, found)
+
+    def _best(self) -> int:
+        return max(range(len(self._searches)), key=lambda i: standing(self._searches[i].tried))
+
     def consensus(self) -> tuple[int, Point] | None:
         """(branch, point) where the best branch believes the optimum to be; often better than the best-scored point.
 
         A single best score is inflated by noise; a mean of good points is not. CMA-ES gives the mean of its Gaussian,
         the others the mean of their ten best of a hundred. None before anything was measured.
         """
-        best = max(range(len(self._searches)), key=lambda i: standing(self._searches[i].tried))
+        best = self._best()
         search = self._searches[best]
         if standing(search.tried)[0] == 0:
             return None

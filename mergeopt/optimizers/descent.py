@@ -14,6 +14,7 @@ from mergeopt.space.levels import Level
 _STEP = 0.03  # of each range
 _BETAS = 0.9, 0.99
 _WARM_UP = 8
+_MEMORY = 0.9  # of the average over steps
 
 
 class Directions:
@@ -46,6 +47,12 @@ class Descent:
         self._directions, self._origin, self.steps, self.taken, self._since = directions, origin, steps, 0, 0
         self._size, self._moves = _STEP, 0
         self._theta, self._first, self._second = (np.zeros(directions.count) for _ in range(3))
+        self._sum, self._weight = np.zeros(len(origin)), 0.0
+
+    @property
+    def average(self) -> Vector:
+        """Where it stood of late, on average: mini-batch noise moves x about a valley, whose floor is in the middle."""
+        return self._sum / self._weight if self._weight else self.x
 
     @property
     def x(self) -> Vector:
@@ -67,6 +74,7 @@ class Descent:
         self._second += (1 - _BETAS[1]) * (g * g - self._second)
         first, second = self._first / (1 - _BETAS[0] ** self._moves), self._second / (1 - _BETAS[1] ** self._moves)
         self._theta -= size * first / np.maximum(np.sqrt(second), 1e-300)
+        self._sum, self._weight = _MEMORY * self._sum + self.x, _MEMORY * self._weight + 1
         return free
 
     def hurry(self) -> None:
@@ -81,6 +89,7 @@ class Descent:
         """Goes on from `origin` without momentum, with `size` times the step; counts as a step."""
         self._origin, self._size, self._moves, self.taken = origin, self._size * size, 0, self.taken + 1
         self._theta, self._first, self._second = (np.zeros(self._directions.count) for _ in range(3))
+        self._sum, self._weight = np.zeros(len(origin)), 0.0
 
 
 def signal(gradients: Vector) -> float:

@@ -7,7 +7,6 @@ changes only by what is told, so a search is replayed by telling.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,24 +15,12 @@ from mergeopt.optimizers.cube import Vector
 from mergeopt.optimizers.growth import Growth, loss_gradient
 from mergeopt.optimizers.heldout import HeldOut
 from mergeopt.optimizers.ranking import feasible
-from mergeopt.optimizers.search import Point, Search
+from mergeopt.optimizers.search import Importance, Point, Search
 from mergeopt.space.dimension import Dimension
 from mergeopt.space.levels import Level
 
 _SOLUTIONS = 4
 _WINDOW = 60  # gradients that speak for the solution's surroundings
-
-
-@dataclass(frozen=True, eq=False)
-class Importance:
-    """How much each dimension matters near the solution, in unit coordinates, shape (d,).
-
-    `signal` is the mean gradient in standard errors: above 2, more steps or other bounds would move it. `fisher` is the
-    mean squared gradient: how much the loss minds a move.
-    """
-
-    signal: Vector
-    fisher: Vector
 
 
 class Gradient(Search):

@@ -56,7 +56,7 @@ class Growth:
     @property
     def x(self) -> Vector:
         """The point to measure next, in the unit cube."""
-        return self._descent.x
+        return self._descent.average if self.measuring else self._descent.x
 
     def learn(self, outcome: Outcome) -> None:
         """What the last point gave."""

@@ -5,11 +5,12 @@ it never asked for in this process, if it has the next number: a study is replay
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from mergeopt.optimizers.base import Outcome, Request
-from mergeopt.optimizers.cube import Cube
+from mergeopt.optimizers.cube import Cube, Vector
 from mergeopt.space.dimension import Dimension
 
 Point = tuple[float, ...]
@@ -18,6 +19,18 @@ Point = tuple[float, ...]
 def seed_of(seed: int, *address: int) -> int:
     """A 32-bit seed for one address, e.g. (branch, number): independent streams from one study seed."""
     return int(np.random.SeedSequence([seed, *address]).generate_state(1)[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Importance:
+    """How much each dimension matters near the solution, in unit coordinates, shape (d,).
+
+    `signal` is the mean gradient in standard errors: above 2, more steps or other bounds would move it. `fisher` is the
+    mean squared gradient: how much the loss minds a move.
+    """
+
+    signal: Vector
+    fisher: Vector
 
 
 class Search:
@@ -67,6 +80,10 @@ class Search:
     def remarks(self) -> tuple[str, ...]:
         """What went wrong on the way and was survived."""
         return ()
+
+    def importance(self) -> Importance | None:
+        """What matters near the solution; None where nothing is known of it."""
+        return None
 
     def rng(self, number: int) -> np.random.Generator:
         """Fresh random numbers for proposal `number`."""

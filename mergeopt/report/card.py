@@ -47,7 +47,8 @@ def model_card(found: Found, job: SearchJob) -> str:
         "",
         "### Search",
         "",
-        f"{found.result.trials} trials with `{job.file.optimize.method}`, seed {job.file.optimize.seed}. "
+        f"{found.result.trials} trials and {found.result.steps} gradient steps with `{job.file.optimize.method}`, "
+        f"seed {job.file.optimize.seed}. "
         "Candidates were scored on the search items and the winner chosen on the select items; the table is from "
         "report items that nothing before had seen. "
         f"Objective: 0 is the {'base' if job.recipe.base else 'uniform average'}, 1 the best parent on each eval "

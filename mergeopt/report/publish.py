@@ -10,6 +10,7 @@ from mergeopt.merge.folder import check_apart, merge_to_folder
 from mergeopt.merge.plan import make_plan
 from mergeopt.merge.sources import facts
 from mergeopt.methods import SCHEMAS
+from mergeopt.optimizers import VERSION
 from mergeopt.report.card import model_card
 from mergeopt.study.events import Listener, Phase, Written
 from mergeopt.study.job import SearchJob
@@ -40,7 +41,12 @@ def publish(found: Found, job: SearchJob, out: Path, listener: Listener) -> None
     """
     listener(Phase("write", found.prepared.plan.nbytes))
     items = {info.name: {s: list(h) for s, h in info.hashes.items()} for info in job.suite.evals}
-    merge_to_folder(found.prepared, out, progress=lambda count: listener(Written(count)), lock_also={"items": items})
+    merge_to_folder(
+        found.prepared,
+        out,
+        progress=lambda count: listener(Written(count)),
+        lock_also={"items": items, "auto": VERSION},
+    )
     write_text(out / "result.json", result_text(found, job))
     write_text(out / "README.md", model_card(found, job))
 

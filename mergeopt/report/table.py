@@ -119,7 +119,13 @@ def verdict(result: Result, names: Mapping[str, str] = EMPTY) -> list[str]:
         lines.append(
             f"the search claimed {short(result.search_value)} on its own items; fresh items say {short(fresh)}"
         )
-    lines.append(f"{result.trials} trials ({result.failed} failed) in {result.seconds:.0f} s, {result.tokens:,} tokens")
+    if result.importance:
+        most = ", ".join(f"{known(entry.name)} ({entry.share:.0%})" for entry in result.importance[:4])
+        lines.append(f"what the loss minds most: {most}")
+    steps = f" and {result.steps} gradient steps" if result.steps else ""
+    lines.append(
+        f"{result.trials} trials ({result.failed} failed){steps} in {result.seconds:.0f} s, {result.tokens:,} tokens"
+    )
     return lines
 
 

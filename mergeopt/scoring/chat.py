@@ -17,9 +17,7 @@ def render_chat(
         InputError: The tokenizer has no chat template.
     """
     if getattr(tokenizer, "chat_template", None) is None:
-        raise InputError(
-            "the tokenizer has no chat template", remedy="leave `chat_template` out of the objective entry"
-        )
+        raise InputError("the tokenizer has no chat template", remedy="leave `chat_template` out where it is asked for")
     settings: dict[str, Any] = {
         "tokenize": False,
         "add_generation_prompt": add_generation_prompt,

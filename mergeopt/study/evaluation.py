@@ -12,13 +12,13 @@ from mergeopt.merge.sources import open_models
 from mergeopt.recipe.recipe import ModelRef, Recipe, Slice, Source
 from mergeopt.scoring.base import SPLITS, Scores, Split
 from mergeopt.scoring.entry import ObjectiveEntry
-from mergeopt.scoring.splits import Shares
 from mergeopt.scoring.statistics import PairedDifference, interval, mean_stderr, paired_difference
 from mergeopt.scoring.suite import Suite
 from mergeopt.study.evals import find_eval, with_files
 from mergeopt.study.lock import StudyLock
 from mergeopt.study.log import EventLog, read_log
 from mergeopt.study.result import Cell
+from mergeopt.study.searchfile import Optimize
 from mergeopt.study.tokenizer import load_tokenizer
 from mergeopt.study.workbench import Compute, Workbench
 
@@ -96,12 +96,14 @@ def _suite_of_search(out: Path, tokenizer: Any, split: str | None, trust: bool) 
     identity = events[0]["identity"]
     folders = [event["payload"]["folder"] for event in events if event.get("kind") == "near"]
     near = Path(folders[0]) if folders else None
+    options = Optimize.model_validate(identity["optimize"])
     suite = Suite.build(
         with_files([ObjectiveEntry.model_validate(entry) for entry in identity["objective"]], near),
         tokenizer=tokenizer,
         near=near,
-        shares=Shares(**identity["optimize"]["splits"]),
-        seed=identity["optimize"]["seed"],
+        shares=options.shares,
+        seed=options.seed,
+        calibrate_used=options.learns,
         trust_eval_code=trust,
         allow_benchmark=True,
     )

@@ -14,6 +14,7 @@ from mergeopt.files import find_file
 from mergeopt.merge.plan import lay_out, unmatched_filters
 from mergeopt.merge.sources import Checkpoints, facts, open_models
 from mergeopt.methods import SCHEMAS
+from mergeopt.optimizers import VERSION
 from mergeopt.recipe.document import Document
 from mergeopt.recipe.read import read_recipe
 from mergeopt.recipe.recipe import ModelRef, Recipe
@@ -108,7 +109,7 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
         with_files(file.objective, near),
         tokenizer=load_tokenizer(opened[recipes[0].donor].folder),
         near=near,
-        shares=file.optimize.splits.shares,
+        shares=file.optimize.shares,
         seed=file.optimize.seed,
         calibrate_used=file.optimize.learns,
         trust_eval_code=trust_eval_code,
@@ -152,6 +153,7 @@ def identity(job: SearchJob) -> dict[str, Any]:
         "recipe": job.file.recipe.data,
         "objective": [entry.model_dump(mode="json") for entry in job.file.objective],
         "optimize": options,
+        "version": VERSION,
         "learn": None if job.file.learn is None else job.file.learn.model_dump(mode="json"),
         "models": {str(ref): stamps(checkpoint) for ref, checkpoint in job.checkpoints.items()},
         "items": {

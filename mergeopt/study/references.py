@@ -50,7 +50,7 @@ def parents(recipe: Recipe) -> list[Contender]:
     return found
 
 
-def fixed(recipe: Recipe, checkpoints: Checkpoints) -> list[Contender]:
+def fixed(recipe: Recipe) -> list[Contender]:
     """The uniform average, and with a base task arithmetic, TIES and DARE-TIES as usually advised, and closed forms."""
     refs = tuned(recipe)
     if len(refs) < 2 and recipe.base is not None:
@@ -67,13 +67,16 @@ def fixed(recipe: Recipe, checkpoints: Checkpoints) -> list[Contender]:
             found.append(
                 Contender(name, "fixed", _merge(name.split()[0], tuned(recipe), recipe, parameters, base=recipe.base))
             )
-        if recipe.whole_models and len(tuned(recipe)) > 1:
-            found += _closed_forms(recipe, checkpoints)
     return found
 
 
-def _closed_forms(recipe: Recipe, checkpoints: Checkpoints) -> list[Contender]:
-    """Weights from the weights alone; none for models that do not fit together, which the other recipes will say."""
+def closed_forms(recipe: Recipe, checkpoints: Checkpoints) -> list[Contender]:
+    """Recipes whose coefficients follow from the weights alone, which are read once for it.
+
+    None without a base, with fewer than two sources, or for models that do not fit together, which others will say.
+    """
+    if recipe.base is None or not recipe.whole_models or len(tuned(recipe)) < 2:
+        return []
     plain = _merge("task_arithmetic", tuned(recipe), recipe, {}, base=recipe.base)
     try:
         measured = overlaps(plain, checkpoints)
@@ -136,7 +139,7 @@ def contenders(
     found: list[Contender] = []
     left = []
     known = facts(checkpoints)
-    for contender in [*parents(recipe), *fixed(recipe, checkpoints), *listed]:
+    for contender in [*parents(recipe), *fixed(recipe), *listed]:
         try:
             lay_out(contender.recipe, known, SCHEMAS[contender.recipe.method])
         except InputError as error:

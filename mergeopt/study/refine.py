@@ -7,6 +7,7 @@ study, so that a killed run goes on from there, to the same numbers.
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,15 @@ WARM_UP = 10  # steps
 CHECK = 40  # steps between measurements of the held-out loss
 PATIENCE = 3  # measurements without a gain
 RETREATS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a refinement cost: gradients, tokens (a backward pass counts two), and seconds of this process."""
+
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,7 @@ class Refiner:
         self._bench, self._curriculum, self._kind, self._steps, self._size = bench, curriculum, kind, steps, size
         self._path, self._listener = path, listener
         self._held_out = curriculum.part("held_out")
-        self.tokens = 0
+        self.spent = Spent()
 
     def held_out(self, recipe: Recipe) -> float:
         """The held-out loss of a recipe as it is; infinite where it fails."""
@@ -85,6 +95,7 @@ class Refiner:
             recipe: What is refined.
             identity: Of recipe, lessons and settings: a state of another is not gone on with.
         """
+        begun = time.perf_counter()
         descent = _Descent(empty(self._bench.plan(recipe), self._kind), self._steps)
         kept = _read(self._path, identity)
         if kept is None:
@@ -96,6 +107,7 @@ class Refiner:
             if descent.taken % CHECK == 0 or descent.taken == self._steps:
                 self._check(recipe, descent)
                 _write(self._path, identity, descent.state())
+        self.spent = Spent(descent.taken, descent.tokens, time.perf_counter() - begun)
         return Refinement(descent.best) if descent.best is not None else None
 
     def _step(self, recipe: Recipe, descent: "_Descent") -> None:
@@ -107,7 +119,7 @@ class Refiner:
         except FAILURES as error:
             self._retreat(descent, str(error))
             return
-        self.tokens += 3 * losses.tokens  # a backward pass counts two
+        descent.tokens += 3 * losses.tokens  # a backward pass counts two
         if descent.diverges(losses.mean):
             self._retreat(descent, "the loss doubled")
             return
@@ -120,7 +132,7 @@ class Refiner:
         except FAILURES as error:
             self._retreat(descent, str(error))
             return
-        self.tokens += losses.tokens
+        descent.tokens += losses.tokens
         descent.judge(losses.mean)
         self._listener(StepDone(descent.taken, -losses.mean, False, 0.0))
 
@@ -136,7 +148,7 @@ class _Descent:
         self._values = {key: value.clone() for key, value in values.items()}
         self._first = {key: torch.zeros_like(value) for key, value in values.items()}
         self._second = {key: torch.zeros_like(value) for key, value in values.items()}
-        self._steps, self.taken = steps, 0
+        self._steps, self.taken, self.tokens = steps, 0, 0
         self._moves, self._size, self._stale, self._retreats = 0, STEP, 0, 0
         self._losses: list[float] = []
         self.best: dict[Key, Tensor] | None = None
@@ -187,7 +199,7 @@ class _Descent:
         groups = {"value": self._values, "first": self._first, "second": self._second, "best": self.best or {}}
         tensors = {json.dumps([name, *key]): value for name, group in groups.items() for key, value in group.items()}
         facts = {
-            "taken": self.taken, "moves": self._moves, "size": self._size, "stale": self._stale,
+            "taken": self.taken, "tokens": self.tokens, "moves": self._moves, "size": self._size, "stale": self._stale,
             "retreats": self._retreats, "losses": self._losses, "best_loss": self.best_loss,
         }  # fmt: skip
         return State(tensors, facts)
@@ -199,7 +211,8 @@ class _Descent:
             group, *key = json.loads(name)
             groups[group][Key(*key)] = tensor
         facts = state.facts
-        self.taken, self._moves, self._size = facts["taken"], facts["moves"], facts["size"]
+        self.taken, self.tokens = facts["taken"], facts["tokens"]
+        self._moves, self._size = facts["moves"], facts["size"]
         self._stale, self._retreats, self._losses = facts["stale"], facts["retreats"], list(facts["losses"])
         self.best, self.best_loss = best or None, facts["best_loss"]
 

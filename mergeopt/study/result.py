@@ -37,12 +37,22 @@ class Row:
     against: PairedDifference | None  # the winner minus this one, in the objective, paired
 
 
+@dataclass(frozen=True, slots=True)
+class Importance:
+    """A dimension's share in the Fisher of the coefficients, in units of its range, and its mean gradient at the
+    solution in standard errors: above 2, more steps or other bounds would move it."""
+
+    name: str
+    share: float
+    signal: float
+
+
 @dataclass(frozen=True)
 class Result:
     """The outcome of a search.
 
     `learned`: the winner came from the search; else the best of what was known before is returned. `rival` is the best
-    other eligible contender on the report split, and `gain` the winner minus it.
+    other eligible contender on the report split, and `gain` the winner minus it. Seconds and tokens are of the search.
     """
 
     winner: str
@@ -52,10 +62,12 @@ class Result:
     gain: PairedDifference | None
     trials: int
     failed: int
+    steps: int  # of the gradient, below the tensor too
     seconds: float
     tokens: int
     items: Mapping[str, Mapping[str, int]]  # eval -> split -> count
     search_value: float | None  # what the winner's score on the search items claimed
+    importance: tuple[Importance, ...]  # of the best branch, the most important first
     notices: tuple[str, ...]
 
     def row(self, name: str) -> Row:

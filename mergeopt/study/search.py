@@ -12,12 +12,15 @@ import numpy as np
 from mergeopt.errors import InputError, MergeoptError
 from mergeopt.merge.folder import Prepared, prepare
 from mergeopt.methods import SCHEMAS
-from mergeopt.optimizers import LEARNING, Start, create
+from mergeopt.optimizers import LEARNING, Branches, Start, create
 from mergeopt.optimizers.base import Request
+from mergeopt.recipe.document import Document
+from mergeopt.recipe.read import read_recipe
 from mergeopt.recipe.write import recipe_data, to_yaml
 from mergeopt.scoring.base import EvalInfo, EvalScore, Scores, Split
 from mergeopt.scoring.objective import Reference
 from mergeopt.space.branch import Branch
+from mergeopt.space.dimension import Dimension
 from mergeopt.space.levels import Level
 from mergeopt.study.events import Listener, Notice, Phase, Scored
 from mergeopt.study.job import SearchJob, digest
@@ -25,9 +28,9 @@ from mergeopt.study.learner import Learner
 from mergeopt.study.lessons import School
 from mergeopt.study.loop import Budget, Loop, Measured, Point
 from mergeopt.study.record import StudyRecord, Trial
-from mergeopt.study.references import Contender
-from mergeopt.study.refine import Refiner
-from mergeopt.study.result import Result, choose, report_rows, rival_of
+from mergeopt.study.references import Contender, closed_forms
+from mergeopt.study.refine import Refiner, Spent
+from mergeopt.study.result import Importance, Result, choose, report_rows, rival_of
 from mergeopt.study.searchfile import Learn
 from mergeopt.study.starts import nearest_point
 from mergeopt.study.workbench import FAILURES, Compute, Workbench
@@ -90,9 +93,11 @@ class Study:
     """The phases of a search, over one workbench; `run_search` runs them in order."""
 
     def __init__(self, job: SearchJob, record: StudyRecord, bench: Workbench, listener: Listener) -> None:
-        self.job, self.record, self.bench, self.listener = job, record, bench, listener
+        self.job, self.record, self.bench, self.listener = _with_closed_forms(job, record), record, bench, listener
         self.forced: frozenset[str] = frozenset()
         self.learner: Learner | None = None
+        self.importance: tuple[Importance, ...] = ()
+        self.refined = Spent()
         self.consensus: tuple[int, Point] | None = None  # where the search believes the optimum to be
 
     def reference(self) -> Reference:
@@ -149,6 +154,7 @@ class Study:
         loop = Loop(optimizer, branches, self, reference, self.record, batch=options.batch, listener=self.listener)
         trials = loop.run(Budget(options.most_trials, options.tokens, options.time))
         self.consensus = optimizer.consensus() if trials else None
+        self.importance = _importance(optimizer, [branch.dimensions for branch in branches])
         for text in optimizer.remarks:
             self.listener(Notice(text))
         return trials
@@ -185,14 +191,20 @@ class Study:
         return int(self.record.notes("planned")[0]["trials"])
 
     def _starts(self) -> list[Start]:
-        """The recipes of `optimize.start` as points; one that the space cannot say exactly is named."""
+        """Known recipes as points: those of `optimize.start`, and for the gradient the fixed ones that come near.
+
+        A start that the space cannot say exactly is named.
+        """
         branches = [(b, self.job.recipe_at(i, b.init)) for i, b in enumerate(self.job.space.branches)]
         found = []
         for contender in self.job.contenders:
-            if contender.kind != "start":
+            if contender.kind != "start" and (contender.kind != "fixed" or self.learner is None):
                 continue
             recipe = contender.recipe
             fitted = nearest_point(recipe, self.bench.plan(recipe), branches, SCHEMAS[recipe.method])
+            if contender.kind == "fixed":
+                found += [] if fitted is None else [fitted.start]
+                continue
             if fitted is None:
                 self.listener(Notice(f"start {contender.name!r} is compared, but no point of the space is near it"))
                 continue
@@ -236,6 +248,7 @@ class Study:
         start = min(candidates, key=lambda c: refiner.held_out(c.recipe))
         identity = digest(to_yaml(recipe_data(start.recipe)) + learn.model_dump_json())
         found = refiner.run(start.recipe, identity)
+        self.refined = refiner.spent
         if found is None:
             self.listener(Notice(f"below the tensor nothing is better than {start.name!r} on held-out lessons"))
             return None
@@ -284,6 +297,7 @@ class Study:
         if readings > 1:
             notices.append(f"the report items were read {readings} times: they are no longer fresh")
             self.listener(Notice(notices[-1]))
+        steps = self.record.steps
         claimed = next((t.value for t in trials if winner.name == f"trial {t.number}"), None)
         return Result(
             winner=winner.name,
@@ -292,14 +306,16 @@ class Study:
             rival=rival.name if rival else None,
             gain=rival.against if rival else None,
             trials=len(trials),
+            steps=sum("gradient" in step.wants for step in steps) + self.refined.steps,
             failed=sum(trial.state == "failed" for trial in trials),
-            seconds=sum(trial.seconds for trial in trials),
-            tokens=sum(trial.tokens for trial in trials),
+            seconds=sum(trial.seconds for trial in trials) + sum(s.seconds for s in steps) + self.refined.seconds,
+            tokens=sum(trial.tokens for trial in trials) + sum(s.tokens for s in steps) + self.refined.tokens,
             items={
                 info.name: {split: info.count(split) for split in ("search", "select", "report")}
                 for info in self.job.suite.evals
             },
             search_value=claimed,
+            importance=self.importance,
             notices=tuple(notices),
         )
 
@@ -326,6 +342,30 @@ class Study:
             self.record.note("score", {"name": contender.name, "recipe": key} | _frozen(scores))
         self.listener(Scored(contender.name, split, scores))
         return scores
+
+
+def _with_closed_forms(job: SearchJob, record: StudyRecord) -> SearchJob:
+    """The job with the closed forms among its fixed recipes: made when the study begins, and kept in its record."""
+    if not record.notes("closed forms"):
+        made = {c.name: recipe_data(c.recipe) for c in closed_forms(job.recipe, job.checkpoints)}
+        record.note("closed forms", {"recipes": made})
+    kept = record.notes("closed forms")[0]["recipes"]
+    documents = {name: Document(data, f"the recipe {name!r}") for name, data in kept.items()}
+    more = [Contender(name, "fixed", read_recipe(d, SCHEMAS).recipe) for name, d in documents.items()]
+    taken = {contender.name for contender in job.contenders}
+    return replace(job, contenders=(*job.contenders, *(c for c in more if c.name not in taken)))
+
+
+def _importance(optimizer: Branches, branches: Sequence[Sequence[Dimension]]) -> tuple[Importance, ...]:
+    """Which dimensions of the best branch matter, by the gradient's Fisher."""
+    found = optimizer.importance()
+    if found is None:
+        return ()
+    branch, measured = found
+    total = float(measured.fisher.sum()) or 1.0
+    entries = zip(branches[branch], measured.fisher.tolist(), measured.signal.tolist(), strict=True)
+    each = [Importance(dimension.name, fisher / total, signal) for dimension, fisher, signal in entries]
+    return tuple(sorted(each, key=lambda one: -one.share))
 
 
 def _key(contender: Contender) -> str:

@@ -74,7 +74,9 @@ class Optimize(_Section):
         None, description="Wall time of the search, e.g. 30m. Not repeatable exactly."
     )
     seed: int = Field(0, ge=0, lt=2**31)
-    splits: Splits = Splits()
+    splits: Splits | None = Field(
+        None, description="2 : 4 : 2 : 2 by default; 4 : 2 : 2 : 2 where the gradient learns from calibrate."
+    )
     portable: bool = Field(
         True, description="Keep to what a mergekit recipe can say; false: numbers below the tensor too."
     )
@@ -83,6 +85,13 @@ class Optimize(_Section):
     batch: int = Field(8, ge=1, description="Proposals per generation, whatever the number of workers.")
     finalists: int = Field(5, ge=1, description="How many trials are scored again on the select split.")
     storage: str | None = Field(None, description="Optuna storage URL; a journal file in OUT/search by default.")
+
+    @property
+    def shares(self) -> Shares:
+        """How the items are divided."""
+        if self.splits is not None:
+            return self.splits.shares
+        return Shares(0.4, 0.2, 0.2, 0.2) if self.learns else Shares()
 
     @property
     def learns(self) -> bool:
@@ -136,7 +145,7 @@ class Learn(_Section):
         None, description="kl: imitate a teacher; nll: the right answers. By default kl where a teacher beats the base."
     )
     steps: int = Field(300, ge=1, description="Of the gradient, for each choice of the space, at most.")
-    size: int = Field(64, ge=1, description="Lessons per step, over all evals.")
+    size: int = Field(16, ge=1, description="Lessons of each eval per step.")
     retain: float = Field(0.0, ge=0, description="Weight of staying close to the base's outputs.")
     pull: float = Field(0.0, ge=0, description="Weight of staying close to the init, in squared shares of the ranges.")
     prompts: list[Prompts] = Field(default_factory=list)

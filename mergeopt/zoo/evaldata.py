@@ -12,11 +12,12 @@ from mergeopt.zoo.spec import DEMO
 from mergeopt.zoo.tasks import TASKS, Item, Task
 
 TRAIN, TEST = 600, 1200  # per file: to search on, to report on
+PROMPTS = 2000  # per task: questions alone, of the part that is not held out
 GENERAL = "general"  # plain lines of the demo base's whole mixture
 
 
 def eval_files() -> dict[str, tuple[Mapping[str, str], ...]]:
-    """Name of a file to its rows: `question` and `answer` of one task, or `text` for the general files."""
+    """Name of a file to its rows: `question` and `answer` of one task, prompts (`question` alone), or `text`."""
     files: dict[str, tuple[Mapping[str, str], ...]] = {}
     general: dict[str, list[Item]] = {"train": [], "test": []}
     for task in TASKS.values():
@@ -25,6 +26,7 @@ def eval_files() -> dict[str, tuple[Mapping[str, str], ...]]:
             files[f"{task.name}.{split}.jsonl"] = tuple(next(items)._asdict() for _ in range(count))
             if task.name in DEMO.mixture:
                 general[split] += [next(items) for _ in range(count // len(DEMO.mixture))]
+        files[f"{task.name}.prompts.jsonl"] = tuple({"question": text} for text in _questions(task))
     for split, lines in general.items():
         Random(f"{GENERAL}/{split}").shuffle(lines)
         files[f"{GENERAL}.{split}.jsonl"] = tuple({"text": item.line} for item in lines)
@@ -36,6 +38,13 @@ def write_eval_files(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in eval_files().items():
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _questions(task: Task) -> list[str]:
+    """Different questions that no eval asks; fewer where a task has not so many."""
+    rng = Random(f"prompts/{task.name}")
+    drawn = (task.item(rng, held_out=False).question for _ in range(20 * PROMPTS))
+    return list(dict.fromkeys(drawn))[:PROMPTS]
 
 
 def _distinct(task: Task, count: int) -> list[Item]:

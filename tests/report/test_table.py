@@ -19,8 +19,9 @@ from mergeopt.report.table import (
 )
 from mergeopt.scoring.statistics import PairedDifference
 from mergeopt.study.evaluation import ModelRow
-from mergeopt.study.result import Cell, Result, Row
+from mergeopt.study.result import Cell, Importance, Result, Row
 
+WEIGHTS = (0.5, 0.2, 0.15, 0.1, 0.05)
 GAIN = PairedDifference(0.0214, 0.005, 0.0104, 0.0324, 200, 199)
 
 
@@ -40,7 +41,8 @@ def result(**changes: object) -> Result:
     )
     given: dict[str, object] = {
         "winner": "trial 7", "learned": True, "rows": rows, "rival": "uniform", "gain": GAIN, "trials": 60, "failed": 2,
-        "seconds": 12.3, "tokens": 1234567, "items": {}, "search_value": 0.991, "notices": (),
+        "steps": 0, "seconds": 12.3, "tokens": 1234567, "items": {}, "search_value": 0.991, "importance": (),
+        "notices": (),
     }  # fmt: skip
     return Result(**given | changes)  # type: ignore[arg-type]
 
@@ -142,6 +144,14 @@ def test_the_verdict_is_honest() -> None:
     kept = verdict(result(winner="runs/zoo/reverse", learned=False, search_value=None), {"runs/zoo/reverse": "org/r"})
     assert kept[0] == "no gain: nothing found beats org/r on held-out items, so that is returned"
     assert verdict(result(rival=None, gain=None))[0] == "winner: trial 7"
+
+
+def test_the_verdict_says_what_was_learned_and_what_matters() -> None:
+    importance = tuple(Importance(f"runs/zoo/{name}.weight", share, 1.0) for name, share in zip("abcde", WEIGHTS, strict=True))
+    lines = verdict(result(steps=300, importance=importance))
+    assert lines[-1] == "60 trials (2 failed) and 300 gradient steps in 12 s, 1,234,567 tokens"
+    (said,) = [line for line in lines if line.startswith("what the loss minds most: ")]
+    assert "a.weight (50%)" in said and "d.weight (10%)" in said and "e.weight" not in said
 
 
 def test_models_side_by_side() -> None:

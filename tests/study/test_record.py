@@ -1,5 +1,7 @@
 """The record keeps every finished trial through any kill, and has one writer."""
 
+import json
+import math
 import os
 import signal
 import subprocess
@@ -13,7 +15,7 @@ import pytest
 
 from mergeopt.errors import InputError, MergeoptError
 from mergeopt.space.dimension import Dimension
-from mergeopt.study.record import StudyRecord, Trial
+from mergeopt.study.record import Generation, Step, StudyRecord, Trial
 
 SPACE = {
     "ties": (Dimension("zoo/sort.weight", 0.0, 1.5, 0.5), Dimension("zoo/sort.density", 0.01, 1.0, 0.5, log=True)),
@@ -45,8 +47,22 @@ def resume(folder: Path, **changes: object) -> StudyRecord:
 
 
 def run(record: StudyRecord, given: Trial) -> None:
-    record.start(given.number, given.branch, tuple(given.params.values()))
+    record.start(given.number, given.branch, tuple(given.params.values()), Generation(given.number, 1))
     record.finish(given)
+
+
+def step(number: int, **changes: object) -> Step:
+    given: dict[str, object] = {
+        "number": number,
+        "branch": "ties",
+        "point": (0.25, 0.1),
+        "wants": frozenset({"gradient"}),
+        "value": -0.5 - 1 / 3,
+        "gradient": (1e-17, -2.5),
+        "seconds": 0.5,
+        "tokens": 30,
+    }
+    return Step(**{**given, **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["journal", "sqlite"])
@@ -61,7 +77,7 @@ def test_what_was_finished_comes_back(tmp_path: Path, kind: str) -> None:
     with create(tmp_path / "search", storage=storage) as record:
         for number in (1, 0, 2, 3):  # finished out of order, as workers do
             run(record, trials[number])
-        record.start(4, "ties", (0.1, 0.2))
+        record.start(4, "ties", (0.1, 0.2), Generation(4, 2))
         record.note("reference", {"base": 0.3})
         record.note("finalists", {"numbers": [0]})
         record.note("reference", {"uniform": 0.4})
@@ -175,13 +191,13 @@ WRITER = """
     import sys
     from pathlib import Path
     from mergeopt.space.dimension import Dimension
-    from mergeopt.study.record import StudyRecord, Trial
+    from mergeopt.study.record import Generation, StudyRecord, Trial
 
     space = {"ties": [Dimension(f"x{i}", 0.0, 1.0, 0.5) for i in range(8)]}
     with getattr(StudyRecord, sys.argv[2])(Path(sys.argv[1]), space=space, identity={}) as record:
         number = len(record.trials)
         while True:
-            record.start(number, "ties", [0.5] * 8)
+            record.start(number, "ties", [0.5] * 8, Generation(number, 1))
             params = {f"x{i}": 0.5 for i in range(8)}
             record.finish(Trial(number, "ties", params, 0.5, items={"a": (float(number),) * 256}))
             print(number, flush=True)
@@ -212,6 +228,70 @@ def test_kill_minus_nine_at_any_moment_loses_at_most_the_running_trial(tmp_path:
             assert acknowledged < len(numbers) <= acknowledged + 2
             assert all(t.items["a"] == (float(t.number),) * 256 for t in record.trials)
             assert len(record.unfinished) <= 1
+
+
+def test_steps_come_back_as_they_were(tmp_path: Path) -> None:
+    steps = [
+        step(0),
+        step(1, wants=frozenset({"items"}), gradient=None, items={"sort": (0.1, 1 / 3), "retain sort": (2.0,)}),
+        step(2, value=None, gradient=None),
+        step(4, branch="linear", point=(), gradient=()),
+    ]
+    with create(tmp_path / "search") as record:
+        for one in steps:
+            record.step(one, Generation(0, 2) if one.number < 2 else Generation(2, 3))
+        run(record, trial(3))
+        with pytest.raises(ValueError, match="step 1 is recorded already"):
+            record.step(steps[1], Generation(0, 2))
+    with resume(tmp_path / "search") as record:
+        assert record.steps == steps and record.trials == [trial(3)]  # to the last bit
+        assert record.unfinished == []
+        with pytest.raises(ValueError, match="step 0 is recorded already"):
+            record.step(steps[0], Generation(0, 2))
+
+
+def test_a_torn_step_is_none(tmp_path: Path) -> None:
+    with create(tmp_path / "search") as record:
+        record.step(step(0), Generation(0, 2))
+        record.step(step(1), Generation(0, 2))
+    path = tmp_path / "search" / "log.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    with resume(tmp_path / "search") as record:
+        assert record.steps == [step(0)]
+        record.step(step(1), Generation(0, 2))
+    with resume(tmp_path / "search") as record:
+        assert record.steps == [step(0), step(1)]
+
+
+def test_generations_are_known_by_their_first(tmp_path: Path) -> None:
+    with create(tmp_path / "search") as record:
+        record.step(step(0), Generation(0, 1))
+        for number in (1, 2, 3):
+            record.start(number, "ties", (0.25, 0.1), Generation(1, 3))
+    with resume(tmp_path / "search") as record:
+        assert [record.generation(n) for n in range(5)] == [Generation(0, 1), Generation(1, 3), None, None, None]
+        assert list(Generation(1, 3).numbers) == [1, 2, 3]
+
+
+def test_a_log_without_generations_is_read(tmp_path: Path) -> None:
+    """Logs of studies begun before proposals had any."""
+    path = tmp_path / "search" / "log.jsonl"
+    with create(tmp_path / "search") as record:
+        run(record, trial(0))
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text(
+        "".join(json.dumps({k: v for k, v in e.items() if k != "generation"}) + "\n" for e in events)
+    )
+    with resume(tmp_path / "search") as record:
+        assert record.trials == [trial(0)] and record.generation(0) is None
+
+
+def test_a_gradient_with_nan_keeps_its_length(tmp_path: Path) -> None:
+    with create(tmp_path / "search") as record:
+        record.step(step(0, gradient=(math.nan, 1.0)), Generation(0, 1))
+    with resume(tmp_path / "search") as record:
+        (found,) = record.steps
+    assert found.gradient is not None and math.isnan(found.gradient[0]) and found.gradient[1] == 1.0
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:

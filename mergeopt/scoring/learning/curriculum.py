@@ -82,12 +82,11 @@ class Curriculum:
         return sum(int(self._packed.answers[lessons].sum()) for lessons in self._parts["train"])
 
     def minibatch(self, step: int, size: int) -> list[LessonBatch]:
-        """About `size` lessons to train on in one step, equally many of each domain, in padded passes.
+        """`size` lessons of each domain to train on in one step, or all it has, in padded passes.
 
         Each domain goes through all its lessons before it repeats one, in another order every time.
         """
-        share = max(1, size // len(self._domains))
-        return self._batches([self._draw(number, step, share) for number in range(len(self._domains))])
+        return self._batches([self._draw(number, step, size) for number in range(len(self._domains))])
 
     def part(self, name: Part) -> list[LessonBatch]:
         """All lessons of a part, weighted like a mini-batch; no batches where nothing is held out."""
