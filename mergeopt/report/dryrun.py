@@ -11,6 +11,7 @@ from mergeopt.merge.plan import make_plan
 from mergeopt.merge.sources import facts
 from mergeopt.methods import SCHEMAS
 from mergeopt.study.job import SearchJob
+from mergeopt.study.searchfile import Learn
 
 EFFICIENCY = 0.4  # of the matrix rate, that forward passes of short padded batches reach
 
@@ -34,13 +35,21 @@ def dry_run_lines(job: SearchJob, out: Path, device: torch.device) -> list[str]:
     ]
     for branch in job.space.branches:
         lines.append(f"space    {len(branch.dimensions)} numbers{f' for {branch.name}' if branch.name else ''}")
+    learning = 0.0
+    if options.learns:
+        learn = job.file.learn or Learn()
+        steps = learn.steps * len(job.space.branches) + (0 if options.portable else learn.refine_steps)
+        items = sum(info.count("search") for info in job.suite.evals)
+        share = learn.size * len(job.suite.evals) / max(1, items)
+        learning = 3 * steps * share * seconds  # a backward pass costs two forward ones
+        lines.append(f"learns   by up to {steps} gradient steps of {learn.size} lessons per eval")
     for info in job.suite.evals:
-        counts = ", ".join(f"{split} {info.count(split)}" for split in ("search", "select", "report"))
+        counts = ", ".join(f"{split} {len(hashes)}" for split, hashes in info.hashes.items() if hashes)
         lines.append(f"items    {info.name} ({info.metric}): {counts}")
     lines += [
         f"memory   about {(sources + 2 * plan.nbytes) / 1e9:.2f} GB for sources, the live model and working space",
         f"disk     {plan.nbytes / 1e9:.2f} GB of {shutil.disk_usage(place).free / 1e9:.0f} GB free",
-        f"time     about {_words(trials * seconds)} of trials ({tokens:,} tokens each), a rough guess",
+        f"time     about {_words(trials * seconds + learning)} to search ({tokens:,} tokens a trial), a rough guess",
         f"detects  a difference of {job.detectable():.3f} in the mean score (report items, power 0.8)",
     ]
     return lines

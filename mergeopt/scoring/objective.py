@@ -1,7 +1,9 @@
 """Scores of many evals become one number to maximise, and a violation to bring to zero.
 
 Scores have different units, so each is measured against what is already there: 0 is the base model, 1 the best parent
-on that eval. Where parents and base cannot be told apart the score stays in its own unit, oriented upwards.
+on that eval. A way from base to best parent that is short for its noise counts as `SURE` of its standard errors:
+divided by its own length it would let a handful of items rule the whole. Where parents and base cannot be told apart
+the score stays in its own unit, oriented upwards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +17,8 @@ from mergeopt.errors import InputError
 from mergeopt.scoring.base import EvalInfo, EvalScore, Items, Scores
 from mergeopt.scoring.entry import Anchor
 from mergeopt.scoring.statistics import PairedDifference, paired_difference, with_interval
+
+SURE = 10  # standard errors of the way from base to best parent that it counts as at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,8 @@ class Reference:
         if best is not None:
             gain = paired_difference(best.items, base.items)
             if not isnan(gain.stderr) and sign * gain.mean > 2 * gain.stderr:
-                # sign · (score − base) / (sign · (best − base)): the signs cancel
-                return Term(info.name, weight, 1 / (best.value - base.value), base.value, True)
+                way = max(sign * (best.value - base.value), SURE * gain.stderr)
+                return Term(info.name, weight, sign / way, base.value, True)
         return Term(info.name, weight, sign, 0.0, False)
 
     @cached_property

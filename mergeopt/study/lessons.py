@@ -67,11 +67,12 @@ class School:
         Raises:
             InputError: a teacher of another vocabulary, prompts that cannot be read.
         """
-        domains = [domain for course in self._courses() if (domain := self._domain(course, splits)) is not None]
+        courses = self._courses()
+        domains = [domain for course in courses if (domain := self._domain(course, splits)) is not None]
         if self._learn.retain:
             domains += self._retained(splits)
         for prompts in self._learn.prompts:
-            domains = self._with_prompts(domains, prompts)
+            domains = self._with_prompts(domains, prompts, courses)
         if not domains:
             return None
         largest = max(len(domain.lessons) for domain in domains)
@@ -112,10 +113,15 @@ class School:
         if not lessons:
             self._say(f"{name!r} has no answers to learn from: the gradient does not see it, the trials do")
             return None
-        weight = course.info.entry.weight
+        weight = self._weight(name)
         if course.teacher is None:
             return Domain(name, lessons, "nll", weight)
         return Domain(name, lessons, "kl", weight, self._teacher(course.teacher).targets(lessons))
+
+    def _weight(self, name: str) -> float:
+        """An eval counts as it does in the objective, where a point of its score is worth `factor`; in all 1."""
+        worth = {term.name: term.weight * abs(term.factor) for term in self._reference.terms}
+        return worth[name] / sum(worth.values())
 
     def _retained(self, splits: Sequence[Split]) -> list[Domain]:
         """What the base says on constrained evals, or on all where none is: to be kept."""
@@ -133,10 +139,10 @@ class School:
                 found.append(Domain(f"retain {info.name}", lessons, "kl", weight, targets))
         return found
 
-    def _with_prompts(self, domains: Sequence[Domain], prompts: Prompts) -> list[Domain]:
+    def _with_prompts(self, domains: Sequence[Domain], prompts: Prompts, courses: Sequence[Course]) -> list[Domain]:
         """The prompts join the eval that their teacher teaches, or are a domain of their own."""
         teacher = ModelRef.parse(prompts.teacher, "learn.prompts teacher")
-        owner = next((c.info for c in self._courses() if c.teacher == teacher), None)
+        owner = next((c.info for c in courses if c.teacher == teacher), None)
         school = self._teacher(teacher)
         generation = self._generation(prompts, owner)
         answered = school.answers(self._prompts(prompts, teacher, generation), generation)
@@ -146,7 +152,8 @@ class School:
         targets = school.targets(lessons)
         taught = [d for d in domains if owner is not None and d.name == owner.name]
         if not taught:
-            return [*domains, Domain(f"prompts of {prompts.where}", lessons, "kl", targets=targets)]
+            weight = 1 / max(1, len(domains))  # as much as an eval
+            return [*domains, Domain(f"{teacher} on {prompts.where}", lessons, "kl", weight, targets)]
         (domain,) = taught
         assert domain.targets is not None
         joined = replace(domain, lessons=[*domain.lessons, *lessons], targets=_joined(domain.targets, targets))
@@ -176,7 +183,7 @@ class School:
         if owner is not None and not prompts.stop and not prompts.chat_template and prompts.write is None:
             task = self._job.suite.part(owner.name)
             if isinstance(task, EvalTask) and task.kind == "generate_until":
-                items = self._job.suite.items(owner.name, "calibrate")
+                items = self._job.suite.items(owner.name, "search")
                 settings = dict(items[0].requests[0].gen_kwargs or {})
         if prompts.temperature:
             settings |= {"do_sample": True, "temperature": prompts.temperature}

@@ -311,7 +311,7 @@ class Study:
             seconds=sum(trial.seconds for trial in trials) + sum(s.seconds for s in steps) + self.refined.seconds,
             tokens=sum(trial.tokens for trial in trials) + sum(s.tokens for s in steps) + self.refined.tokens,
             items={
-                info.name: {split: info.count(split) for split in ("search", "select", "report")}
+                info.name: {split: len(hashes) for split, hashes in info.hashes.items() if hashes}
                 for info in self.job.suite.evals
             },
             search_value=claimed,

@@ -1,6 +1,6 @@
 """What a family is: one architecture, one base trained on a mixture of tasks, and fine-tunes of it.
 
-`DEMO` is the family of `mergeopt zoo`; any other value is another family.
+`DEMO` is the family that `mergeopt zoo` makes unasked; others are in `families`.
 """
 
 from dataclasses import dataclass

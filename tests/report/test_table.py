@@ -147,7 +147,9 @@ def test_the_verdict_is_honest() -> None:
 
 
 def test_the_verdict_says_what_was_learned_and_what_matters() -> None:
-    importance = tuple(Importance(f"runs/zoo/{name}.weight", share, 1.0) for name, share in zip("abcde", WEIGHTS, strict=True))
+    importance = tuple(
+        Importance(f"runs/zoo/{name}.weight", share, 1.0) for name, share in zip("abcde", WEIGHTS, strict=True)
+    )
     lines = verdict(result(steps=300, importance=importance))
     assert lines[-1] == "60 trials (2 failed) and 300 gradient steps in 12 s, 1,234,567 tokens"
     (said,) = [line for line in lines if line.startswith("what the loss minds most: ")]

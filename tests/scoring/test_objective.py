@@ -51,6 +51,23 @@ def test_lower_is_better_is_turned_around(infos, reference):
     assert better > 0 > worse
 
 
+def test_a_way_that_is_short_for_its_noise_counts_as_ten_standard_errors():
+    one = info("up")
+    right = np.zeros(N)
+    right[:40] = 1.0
+    better = right.copy()
+    better[40:52] = 1.0  # 12 points better, a standard error of 3.3: sure, but one item more or less is a tenth of it
+
+    def of(items):
+        return Scores("search", {"up": EvalScore("up", "m,none", float(items.mean()), items, True)})
+
+    reference = Reference([one], of(right), {"a": of(better)})
+    way = 10 * paired_difference(better, right).stderr
+    assert 0.12 < way
+    assert reference.terms[0].normalised
+    assert objective(of(better), reference).value == pytest.approx(0.12 / way)
+
+
 def test_raw_where_no_parent_beats_the_base(infos):
     same = Reference(infos, scores(infos, up=0.4, down=3.0), {"a": scores(infos, up=0.4, down=3.5)})
     assert [t.normalised for t in same.terms] == [False, False]

@@ -39,6 +39,10 @@ FIRST_LETTER = {
     "generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 1},
     "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
 }
+WHOLE = FIRST_LETTER | {
+    "doc_to_target": "{{answer}}",
+    "generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 12},
+}
 
 
 def family(factory: pytest.TempPathFactory) -> Path:
@@ -50,6 +54,7 @@ def family(factory: pytest.TempPathFactory) -> Path:
     for task in TASKS:
         write_eval(folder / "evals", f"{task}_lines", task, PERPLEXITY)
         write_eval(folder / "evals", f"{task}_first", task, FIRST_LETTER)
+        write_eval(folder / "evals", f"{task}_whole", task, WHOLE)
     return folder
 
 

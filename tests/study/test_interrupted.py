@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,12 @@ def start(folder: Path, out: Path) -> "subprocess.Popen[str]":
     )
 
 
-def wait_for_trials(process: "subprocess.Popen[str]", out: Path, count: int) -> None:
-    """Until so many trials were started."""
+def wait_for(
+    process: "subprocess.Popen[str]", out: Path, event: str, count: int, *, also: Callable[[], bool] = lambda: True
+) -> None:
+    """Until the log has so many of an event."""
     log, end = out / "search" / "log.jsonl", time.monotonic() + 120
-    while not log.exists() or log.read_text().count('"event":"start"') < count:
+    while not log.exists() or log.read_text().count(event) < count or not also():
         assert process.poll() is None and time.monotonic() < end, process.stderr and process.stderr.read()
         time.sleep(0.005)
 
@@ -45,7 +48,7 @@ def test_kill_minus_nine_and_resume_is_the_uninterrupted_study(work: Path, tmp_p
     folder.mkdir()
     write_yaml(folder / "s.yml", DATA)
     with start(folder, folder / "out") as process:
-        wait_for_trials(process, folder / "out", 13)
+        wait_for(process, folder / "out", '"event":"start"', 13)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     files = sorted(p.name for p in (folder / "out").rglob("*") if p.is_file() and "journal.log.lock" not in p.name)
@@ -63,7 +66,7 @@ def test_kill_minus_nine_and_resume_is_the_uninterrupted_study(work: Path, tmp_p
 def test_control_c_ends_with_130_and_can_be_resumed(work: Path, tmp_path: Path) -> None:
     write_yaml(tmp_path / "s.yml", DATA)
     with start(tmp_path, tmp_path / "out") as process:
-        wait_for_trials(process, tmp_path / "out", 5)
+        wait_for(process, tmp_path / "out", '"event":"start"', 5)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -1,22 +1,26 @@
-"""The loop: generations, budgets, twins, failures, and replay."""
+"""The loop: generations, budgets, twins, failures, and replay, of trials and of the gradient's steps."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mergeopt.optimizers import create
+from mergeopt.optimizers import Branches, create
 from mergeopt.optimizers.base import Outcome, Request
-from mergeopt.optimizers.fake import FakeOptimizer
+from mergeopt.optimizers.fake import FakeOptimizer, FakeStudy
 from mergeopt.scoring.base import NonFiniteError, Scores
 from mergeopt.scoring.entry import ObjectiveEntry
 from mergeopt.scoring.fake import FakeScorer, constant_quality
 from mergeopt.scoring.objective import Reference
 from mergeopt.space.branch import Branch
 from mergeopt.space.dimension import Dimension
-from mergeopt.study.events import Event, TrialDone
+from mergeopt.space.levels import Level
+from mergeopt.study.events import Event, StepDone, TrialDone
 from mergeopt.study.loop import Budget, Loop, Measured
-from mergeopt.study.record import StudyRecord, Trial
+from mergeopt.study.record import Step, StudyRecord, Trial
 
 DIMENSIONS = (Dimension("x", 0.0, 1.0, 0.5), Dimension("y", 0.0, 1.0, 0.5))
 BRANCHES = tuple(Branch(name, DIMENSIONS, None, None, {}) for name in ("one", "two"))  # type: ignore[arg-type]
@@ -174,3 +178,134 @@ def test_real_optimizers_resume_exactly(tmp_path: Path, method: str) -> None:
     study(tmp_path / "cut", 10)
     assert study(tmp_path / "cut", 24, resume=True) == whole
     assert len({branch for _, branch, _, _ in whole}) == 2
+
+
+LEVELS = (Level("source", (((0, 1.0), (1, 1.0)),)), Level("tensors", (((0, 1.0),), ((1, 1.0),))))
+LESSONS = FakeStudy(np.random.default_rng(0).normal((0.7, 0.4), 0.2, (80, 2)), np.ones(1))
+
+
+class Learning(World):
+    """A world with a smooth loss beside it; dies after so many measurements, or at a point."""
+
+    def __init__(self, stop: int | None = None, nan: Callable[[Request], bool] = lambda request: False) -> None:
+        super().__init__()
+        self.stop, self.nan, self.numbers = stop, nan, list[int]()
+
+    def measure(self, requests: Sequence[Request]) -> Iterator[Measured]:
+        for request in requests:
+            if len(self.numbers) == self.stop:
+                raise KeyboardInterrupt
+            self.numbers.append(request.number)
+            if request.split == "search":
+                yield Measured(self.score(request))
+            elif self.nan(request):
+                yield Measured()
+            else:
+                found = LESSONS(request)
+                yield Measured(value=found.value, gradient=found.gradient, items=found.items or {}, tokens=5)
+
+
+History = tuple[list[Trial], list[Step]]
+
+
+def learn(
+    folder: Path, world: Learning, budget: Budget, *, method: str = "gradient", resume: bool = False
+) -> tuple[History, Branches, list[Event]]:
+    """The history without its seconds."""
+    optimizer = create(
+        method, [DIMENSIONS, DIMENSIONS], seed=3, trials=12, batch=3, levels=[LEVELS, LEVELS[1:]], steps=24
+    )
+    events = list[Event]()
+    with opened(folder, resume=resume) as record:
+        Loop(optimizer, BRANCHES, world, world.reference, record, batch=3, listener=events.append).run(budget)
+        trials = [replace(trial, seconds=0.0) for trial in record.trials]
+        return (trials, [replace(step, seconds=0.0) for step in record.steps]), optimizer, events
+
+
+def test_steps_and_trials_share_their_numbers(tmp_path: Path) -> None:
+    (trials, steps), optimizer, events = learn(tmp_path, Learning(), Budget(12))
+    assert sorted(one.number for one in [*trials, *steps]) == list(range(len(trials) + len(steps)))
+    wants = [step.wants for step in steps]
+    assert wants.count(frozenset({"gradient"})) == 48 and wants.count(frozenset({"items"})) >= 6
+    assert {step.branch for step in steps} == {"one", "two"}
+    assert all(step.gradient and len(step.gradient) == 2 and step.tokens == 5 for step in steps if not step.items)
+    assert all(set(step.items) == {"even", "odd"} and step.gradient is None for step in steps if step.items)
+    done = [event for event in events if isinstance(event, StepDone)]
+    assert [(e.number, e.value, e.gradient) for e in done] == [
+        (s.number, s.value, "gradient" in s.wants) for s in steps
+    ]
+    consensus = optimizer.consensus()
+    assert consensus is not None and np.abs(np.array(consensus[1]) - (0.7, 0.4)).max() < 0.1
+    assert trials[-1].value is not None and trials[0].value is not None and trials[-1].value > trials[0].value
+
+
+@pytest.mark.parametrize("method", ["gradient", "auto"])
+def test_a_study_with_steps_that_is_killed_anywhere_is_the_same_study(tmp_path: Path, method: str) -> None:
+    world = Learning()
+    whole, _, _ = learn(tmp_path / "whole", world, Budget(12), method=method)
+    count = len(world.numbers)
+    assert count > 50
+    for stop in [1, 2, 3, 4, 6, *range(9, count, 13), count - 1]:
+        cut = tmp_path / f"cut {stop}"
+        with pytest.raises(KeyboardInterrupt):
+            learn(cut, Learning(stop), Budget(12), method=method)
+        again = Learning()
+        resumed, _, _ = learn(cut, again, Budget(12), method=method, resume=True)
+        assert resumed == whole
+        assert len(again.numbers) == count - stop  # nothing is measured twice
+
+
+@pytest.mark.parametrize(
+    ("method", "small"),
+    [
+        *(("gradient", small) for small in (Budget(1), Budget(2), Budget(3), Budget(12, tokens=700))),
+        *(("auto", small) for small in (Budget(2), Budget(5), Budget(8), Budget(12, tokens=30))),
+    ],
+    ids=str,
+)
+def test_a_larger_budget_on_resuming_is_the_larger_budget(tmp_path: Path, method: str, small: Budget) -> None:
+    """Also where the small one had cut a generation in the middle."""
+    whole, _, _ = learn(tmp_path / "whole", Learning(), Budget(12), method=method)
+    before, _, _ = learn(tmp_path / "grown", Learning(), small, method=method)
+    after, _, _ = learn(tmp_path / "grown", Learning(), Budget(12), method=method, resume=True)
+    assert after == whole
+    assert len(before[0]) + len(before[1]) < len(whole[0]) + len(whole[1])
+    assert len(before[0]) <= small.trials
+
+
+def test_tokens_of_steps_count(tmp_path: Path) -> None:
+    (trials, steps), _, _ = learn(tmp_path, Learning(), Budget(12, tokens=400))
+    assert steps and 400 <= sum(one.tokens for one in [*trials, *steps]) < 400 + 3 * 160
+
+
+def test_steps_that_compute_nan_are_survived(tmp_path: Path) -> None:
+    def nan(request: Request) -> bool:
+        return "gradient" in request.wants and request.point[0] > 0.6
+
+    (trials, steps), optimizer, events = learn(tmp_path / "a", Learning(nan=nan), Budget(12))
+    failed = [step for step in steps if step.value is None]
+    assert failed and all(step.gradient is None and step.items == {} for step in failed)
+    assert any("the loss or its gradient was not finite; back to the best point" in text for text in optimizer.remarks)
+    assert trials and all(trial.state == "complete" for trial in trials)
+    assert None in [event.value for event in events if isinstance(event, StepDone)]
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path / "b", Learning(30, nan), Budget(12))
+    assert learn(tmp_path / "b", Learning(nan=nan), Budget(12), resume=True)[0] == (trials, steps)
+
+
+def test_without_a_loss_anywhere_only_starts_are_tried(tmp_path: Path) -> None:
+    (trials, steps), optimizer, _ = learn(tmp_path, Learning(nan=lambda request: True), Budget(12))
+    assert [trial.number for trial in trials] == [0, 1] and all(step.value is None for step in steps)
+    consensus = optimizer.consensus()
+    assert consensus is not None and consensus[1] == (0.5, 0.5)
+
+
+def test_a_study_of_trials_begun_before_generations_were_recorded_goes_on(tmp_path: Path) -> None:
+    whole, _, _ = run(tmp_path / "whole", Spy(POINTS), Budget(7))
+    run(tmp_path / "old", Spy(POINTS), Budget(4))
+    path = tmp_path / "old" / "log.jsonl"
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({k: v for k, v in e.items() if k != "generation"}) + "\n" for e in events))
+    resumed, world, _ = run(tmp_path / "old", Spy(POINTS), Budget(7), resume=True)
+    assert [(t.number, t.params, t.value) for t in resumed] == [(t.number, t.params, t.value) for t in whole]
+    assert len(world.measured) == 3

@@ -279,9 +279,7 @@ def test_a_log_without_generations_is_read(tmp_path: Path) -> None:
     with create(tmp_path / "search") as record:
         run(record, trial(0))
     events = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text(
-        "".join(json.dumps({k: v for k, v in e.items() if k != "generation"}) + "\n" for e in events)
-    )
+    path.write_text("".join(json.dumps({k: v for k, v in e.items() if k != "generation"}) + "\n" for e in events))
     with resume(tmp_path / "search") as record:
         assert record.trials == [trial(0)] and record.generation(0) is None
 
