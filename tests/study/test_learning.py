@@ -21,7 +21,7 @@ from mergeopt.study.workbench import Compute
 from tests.conftest import read_weights
 from tests.study.family import hole, recipe, search_data, write_yaml
 from tests.study.test_interrupted import start, wait_for
-from tests.study.test_search import Outcome, chosen, history, result_data, search
+from tests.study.test_search import Outcome, history, result_data, search
 
 CPU = Compute(torch.device("cpu"))
 FINE = hole(0, 1, init=0.5, depth="layers", parts="modules", outer="each")
@@ -29,12 +29,12 @@ FINE = hole(0, 1, init=0.5, depth="layers", parts="modules", outer="each")
 
 def learning(recipe_: Any = None, *, learn: Any = None, **options: Any) -> Any:
     """A search file that learns in a few steps."""
-    data = search_data(recipe_ or recipe(FINE), **{"method": "gradient", "batch": 4, "trials": 6} | options)
+    data = search_data(recipe_ or recipe(FINE), **{"method": "gradient", "batch": 4, "trials": 9} | options)
     return data | {"learn": {"steps": 25, "size": 8} | (learn or {})}
 
 
 def below(**learn: Any) -> Any:
-    return learning(recipe(), portable=False, trials=2, learn={"steps": 8, "refine_steps": 45} | learn)
+    return learning(recipe(), portable=False, trials=9, learn={"steps": 8, "refine_steps": 45} | learn)
 
 
 def everything(outcome: Outcome, folder: Path) -> tuple[Any, ...]:
@@ -53,12 +53,12 @@ def test_a_search_by_gradient(method: str, work: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     gradients = [e for e in outcome.events if isinstance(e, StepDone) and e.gradient]
     assert result.steps == len(gradients) == 25 and result.failed == 0
-    assert result.trials == (6 if method == "auto" else len(outcome.trials)) <= 6
+    assert result.trials == (9 if method == "auto" else len(outcome.trials)) <= 9
     losses = [e.value for e in outcome.events if isinstance(e, StepDone) and not e.gradient]
     assert losses[0] is not None and max(v for v in losses if v is not None) > losses[0]  # minus the loss rises
-    assert outcome.trials[0].params == {d.name: 0.5 for d in outcome.job.space.branches[0].dimensions}
-    best = max(trial.value for trial in outcome.trials if trial.value is not None)
-    assert outcome.trials[0].value is not None and best > outcome.trials[0].value
+    values = [trial.value for trial in outcome.trials]
+    init = next(trial for trial in outcome.trials if set(trial.params.values()) == {0.5})
+    assert init.value is not None and max(v for v in values if v is not None) > init.value
     assert sum(one.share for one in result.importance) == pytest.approx(1.0)
     assert {one.name for one in result.importance} == {d.name for d in outcome.job.space.branches[0].dimensions}
     for info in outcome.job.suite.evals:  # what is learned from is not what is scored on
@@ -76,7 +76,8 @@ def test_a_search_by_gradient(method: str, work: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["gradient", "auto"])
 def test_the_same_seed_learns_the_same(method: str, work: Path, tmp_path: Path) -> None:
-    data = learning(chosen(), method=method, trials=8)
+    space = recipe() | {"merge_method": {"choice": ["task_arithmetic", "ties"]}}
+    data = learning(space, method=method, trials=12)
     first, second = search(data, tmp_path / "a"), search(data, tmp_path / "b")
     assert everything(first, tmp_path / "a") == everything(second, tmp_path / "b")
     steps = everything(first, tmp_path / "a")[1].values()
@@ -119,7 +120,7 @@ def test_kill_minus_nine_between_steps(method: str, work: Path, tmp_path: Path) 
 
 def test_too_few_answers_for_many_numbers(work: Path, tmp_path: Path) -> None:
     data = learning(evals=("upper_whole",))
-    data["objective"][0]["limit"] = 30
+    data["objective"][0]["limit"] = 20
     outcome = search(data, tmp_path)
     (said,) = [text for text in outcome.said if "answer tokens are too few" in text]
     found = re.fullmatch(
@@ -150,7 +151,7 @@ def test_nothing_to_learn_from(work: Path, tmp_path: Path) -> None:
 
 def test_steps_that_fail_are_survived(work: Path, tmp_path: Path) -> None:
     """Weights beyond float16: the loss falls where it can."""
-    made = recipe(hole(0.0, 2e5, init=0.5)) | {"dtype": "float16"}
+    made = recipe(hole(0.0, 3e38, init=0.5)) | {"dtype": "float16"}
     outcome = search(learning(made), tmp_path)
     failed = [e for e in outcome.events if isinstance(e, StepDone) and e.value is None]
     assert failed and [text for text in outcome.said if "not finite; back to the best point with half the st" in text]
@@ -224,7 +225,7 @@ def test_where_nothing_below_the_tensor_is_better(work: Path, tmp_path: Path) ->
         "models": [{"model": "zoo/sort", "parameters": {"weight": hole(0.9, 1.0, init=1.0)}}],
         "dtype": "float32",
     }
-    data = learning(one, evals=("sort_lines",), portable=False, trials=1, learn={"steps": 1, "refine_steps": 60})
+    data = learning(one, evals=("sort_lines",), portable=False, trials=9, learn={"steps": 1, "refine_steps": 60})
     outcome = search(data, tmp_path, write=True)
-    assert "below the tensor nothing is better than 'trial 0' on held-out lessons" in outcome.said
+    assert [text for text in outcome.said if text.startswith("below the tensor nothing is better than 'trial ")]
     assert not (outcome.out / SIDECAR).exists() and (outcome.out / "mergekit_config.yml").exists()

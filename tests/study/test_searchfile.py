@@ -90,6 +90,19 @@ def test_every_key_is_accepted() -> None:
         ("{base: 1.02}", "{bass: 1.02}", "objective[2].at_most.bass: input should be 'base', 'best_parent' or 'unif"),
         ("at_least: 0.5", "at_least: {}", "objective[3].at_least: give a number, or exactly one of base, best_parent"),
         ("weight: 1.0,", "weight: -1,", "s.yml:19 objective[0].weight: input should be greater than 0, not -1"),
+        (", teacher: zoo/reverse}\n", "}\n", "s.yml:36 learn.prompts[0].teacher: 'teacher' is missing; add teacher:"),
+        (
+            "{file: prompts",
+            "{write: 9, file: prompts",
+            "s.yml:36 learn.prompts[0]: give exactly one of file, dataset an",
+        ),
+        (
+            "{file: prompts/reverse.jsonl, ",
+            "{",
+            "s.yml:36 learn.prompts[0]: give exactly one of file, dataset and writ",
+        ),
+        ("  loss: kl", "  refine: row", "s.yml:34 learn.refine: input should be 'rows+columns', 'rows', 'columns' or"),
+        ("  loss: kl", "  steps: 0", "s.yml:34 learn.steps: input should be greater than or equal to 1, not 0"),
         ("recipe:\n", "recipes:\n", "s.yml:1 recipe: 'recipe' is missing; add recipe:"),
     ],
 )
