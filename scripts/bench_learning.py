@@ -255,8 +255,8 @@ class Columns:
             below = study.select(trials, reference, refined)
             seconds = searched + time.monotonic() - at
             self.keep(f"gradient{suffix}", gradient, searched, tokens)
-            self.keep(f"auto{suffix}", study.score(portable, "report"), searched, tokens)
-            self.keep(f"below{suffix}", study.score(below, "report"), seconds, tokens)
+            self.keep(f"auto{suffix}", study.book.score(portable, "report"), searched, tokens)
+            self.keep(f"below{suffix}", study.book.score(below, "report"), seconds, tokens)
 
     def _study(self, job: SearchJob, name: str) -> tuple[Study, object]:
         import shutil

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mergeopt.optimizers import Branches
 from mergeopt.scoring.base import Scores
 from mergeopt.scoring.objective import Reference, objective, paired
 from mergeopt.scoring.statistics import PairedDifference, enough_evidence, interval, mean_stderr
+from mergeopt.space.dimension import Dimension
 from mergeopt.study.references import Contender, Kind
 
 ACCEPT = 0.9  # probability of being better, on the select items, that a learned merge must reach to be returned
@@ -125,3 +127,15 @@ def rival_of(rows: Sequence[Row], winner: Contender) -> Row | None:
     """
     others = [row for row in rows if row.name != winner.name and row.kind in ("base", "parent", "fixed", "start")]
     return max(others, key=lambda row: (-row.violation, row.objective), default=None)
+
+
+def importance_of(optimizer: Branches, branches: Sequence[Sequence[Dimension]]) -> tuple[Importance, ...]:
+    """Which dimensions of the best branch matter, by the gradient's Fisher."""
+    found = optimizer.importance()
+    if found is None:
+        return ()
+    branch, measured = found
+    total = float(measured.fisher.sum()) or 1.0
+    entries = zip(branches[branch], measured.fisher.tolist(), measured.signal.tolist(), strict=True)
+    each = [Importance(dimension.name, fisher / total, signal) for dimension, fisher, signal in entries]
+    return tuple(sorted(each, key=lambda one: -one.share))

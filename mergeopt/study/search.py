@@ -3,34 +3,29 @@
 Each phase leaves its facts in the record, so a study can be stopped anywhere and resumed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
 
 from mergeopt.errors import InputError, MergeoptError
 from mergeopt.merge.folder import Prepared, prepare
 from mergeopt.methods import SCHEMAS
-from mergeopt.optimizers import LEARNING, Branches, Start, create
+from mergeopt.optimizers import LEARNING, Start, create
 from mergeopt.optimizers.base import Request
-from mergeopt.recipe.document import Document
-from mergeopt.recipe.read import read_recipe
 from mergeopt.recipe.write import recipe_data, to_yaml
-from mergeopt.scoring.base import EvalInfo, EvalScore, Scores, Split
 from mergeopt.scoring.objective import Reference
 from mergeopt.space.branch import Branch
-from mergeopt.space.dimension import Dimension
 from mergeopt.space.levels import Level
-from mergeopt.study.events import Listener, Notice, Phase, Scored
+from mergeopt.study.events import Listener, Notice, Phase
 from mergeopt.study.job import SearchJob, digest
+from mergeopt.study.known import with_closed_forms
 from mergeopt.study.learner import Learner
 from mergeopt.study.lessons import School
 from mergeopt.study.loop import Budget, Loop, Measured, Point
 from mergeopt.study.record import StudyRecord, Trial
-from mergeopt.study.references import Contender, closed_forms
+from mergeopt.study.references import Contender
 from mergeopt.study.refine import Refiner, Spent
-from mergeopt.study.result import Importance, Result, choose, report_rows, rival_of
+from mergeopt.study.result import Importance, Result, choose, importance_of, report_rows, rival_of
+from mergeopt.study.scorebook import Scorebook, key_of
 from mergeopt.study.searchfile import Learn
 from mergeopt.study.starts import nearest_point
 from mergeopt.study.workbench import FAILURES, Compute, Workbench
@@ -93,7 +88,8 @@ class Study:
     """The phases of a search, over one workbench; `run_search` runs them in order."""
 
     def __init__(self, job: SearchJob, record: StudyRecord, bench: Workbench, listener: Listener) -> None:
-        self.job, self.record, self.bench, self.listener = _with_closed_forms(job, record), record, bench, listener
+        self.job, self.record, self.bench, self.listener = with_closed_forms(job, record), record, bench, listener
+        self.book = Scorebook(record, bench, job.suite.evals, listener)
         self.forced: frozenset[str] = frozenset()
         self.learner: Learner | None = None
         self.importance: tuple[Importance, ...] = ()
@@ -104,7 +100,7 @@ class Study:
         """Scores every contender on the search items, and finds which evals may be judged by teacher forcing."""
         self.listener(Phase("references", len(self.job.contenders)))
         self.forced = self._forced()
-        scored = {c.name: self.score(c, "search", self.forced) for c in self.job.contenders}
+        scored = {c.name: self.book.score(c, "search", self.forced) for c in self.job.contenders}
         by_kind = {
             kind: {c.name: s for c in self.job.contenders if c.kind == kind and (s := scored[c.name]) is not None}
             for kind in ("base", "parent")
@@ -154,7 +150,7 @@ class Study:
         loop = Loop(optimizer, branches, self, reference, self.record, batch=options.batch, listener=self.listener)
         trials = loop.run(Budget(options.most_trials, options.tokens, options.time))
         self.consensus = optimizer.consensus() if trials else None
-        self.importance = _importance(optimizer, [branch.dimensions for branch in branches])
+        self.importance = importance_of(optimizer, [branch.dimensions for branch in branches])
         for text in optimizer.remarks:
             self.listener(Notice(text))
         return trials
@@ -259,8 +255,8 @@ class Study:
         finalists = [*self._finalists(trials), *([refined] if refined else [])]
         known = [c for c in self.job.contenders if c.eligible]
         self.listener(Phase("select", len(finalists) + len(known)))
-        first = [(c, s) for c in finalists if (s := self.score(c, "select")) is not None]
-        second = [(c, s) for c in known if (s := self.score(c, "select")) is not None]
+        first = [(c, s) for c in finalists if (s := self.book.score(c, "select")) is not None]
+        second = [(c, s) for c in known if (s := self.book.score(c, "select")) is not None]
         winner = choose(first, second, reference)
         if winner.kind != "learned":
             self.listener(Notice(f"no finalist beats {winner.name!r} on the select items: it is what is returned"))
@@ -288,7 +284,7 @@ class Study:
         others = [c for c in self.job.contenders if c.name != winner.name]
         self.listener(Phase("report", len(others) + 1))
         readings = self._readings(winner)
-        scored = [(c, s) for c in [winner, *others] if (s := self.score(c, "report")) is not None]
+        scored = [(c, s) for c in [winner, *others] if (s := self.book.score(c, "report")) is not None]
         if not scored or scored[0][0] is not winner:
             raise MergeoptError(f"the winner, {winner.name!r}, gives NaN or infinity on the report items")
         rows = report_rows(scored, winner, reference)
@@ -321,68 +317,8 @@ class Study:
 
     def _readings(self, winner: Contender) -> int:
         """How often the report items were read for a decision, this one included; going on with one is no other."""
-        key = _key(winner)
+        key = key_of(winner)
         if all(note.get("winner") != key for note in self.record.notes("report")):
             reading = len(self.record.notes("report")) + 1
             self.record.note("report", {"reading": reading, "by": "search", "winner": key})
         return len(self.record.notes("report"))
-
-    def score(self, contender: Contender, split: Split, forced: frozenset[str] = frozenset()) -> Scores | None:
-        """Scores a contender once; a resumed study finds it in the record. None: NaN or infinity."""
-        key = _key(contender)
-        kept = next((n for n in self.record.notes("score") if (n["recipe"], n["split"]) == (key, split)), None)
-        if kept is not None:
-            scores = _thawed(kept, self.job.suite.evals)
-        else:
-            try:
-                scores = self.bench.measure(contender.recipe, split, forced=forced, refinement=contender.refinement)
-            except FAILURES as error:
-                self.listener(Notice(f"{contender.name!r} cannot be scored: {error}"))
-                return None
-            self.record.note("score", {"name": contender.name, "recipe": key} | _frozen(scores))
-        self.listener(Scored(contender.name, split, scores))
-        return scores
-
-
-def _with_closed_forms(job: SearchJob, record: StudyRecord) -> SearchJob:
-    """The job with the closed forms among its fixed recipes: made when the study begins, and kept in its record."""
-    if not record.notes("closed forms"):
-        made = {c.name: recipe_data(c.recipe) for c in closed_forms(job.recipe, job.checkpoints)}
-        record.note("closed forms", {"recipes": made})
-    kept = record.notes("closed forms")[0]["recipes"]
-    documents = {name: Document(data, f"the recipe {name!r}") for name, data in kept.items()}
-    more = [Contender(name, "fixed", read_recipe(d, SCHEMAS).recipe) for name, d in documents.items()]
-    taken = {contender.name for contender in job.contenders}
-    return replace(job, contenders=(*job.contenders, *(c for c in more if c.name not in taken)))
-
-
-def _importance(optimizer: Branches, branches: Sequence[Sequence[Dimension]]) -> tuple[Importance, ...]:
-    """Which dimensions of the best branch matter, by the gradient's Fisher."""
-    found = optimizer.importance()
-    if found is None:
-        return ()
-    branch, measured = found
-    total = float(measured.fisher.sum()) or 1.0
-    entries = zip(branches[branch], measured.fisher.tolist(), measured.signal.tolist(), strict=True)
-    each = [Importance(dimension.name, fisher / total, signal) for dimension, fisher, signal in entries]
-    return tuple(sorted(each, key=lambda one: -one.share))
-
-
-def _key(contender: Contender) -> str:
-    """Contenders of one key are one model."""
-    refinement = contender.refinement.encoded().hex() if contender.refinement else ""
-    return digest(to_yaml(recipe_data(contender.recipe)) + refinement)
-
-
-def _frozen(scores: Scores) -> dict[str, Any]:
-    evals = {score.name: {"value": score.value, "items": score.items.tolist()} for score in scores}
-    return {"split": scores.split, "tokens": scores.tokens, "evals": evals}
-
-
-def _thawed(note: Mapping[str, Any], infos: Sequence[EvalInfo]) -> Scores:
-    evals = {}
-    for info in infos:
-        kept = note["evals"][info.name]
-        items = np.array(kept["items"], dtype=np.float64)
-        evals[info.name] = EvalScore(info.name, info.metric, kept["value"], items, info.higher_is_better)
-    return Scores(note["split"], evals, note["tokens"])

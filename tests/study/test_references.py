@@ -12,7 +12,7 @@ from mergeopt.recipe.document import parse_document
 from mergeopt.recipe.read import read_recipe
 from mergeopt.recipe.recipe import ModelRef, Recipe
 from mergeopt.recipe.write import recipe_data, to_yaml
-from mergeopt.study.references import Contender, contenders, fixed, named, parents, tuned
+from mergeopt.study.references import Contender, closed_forms, contenders, fixed, named, parents, tuned
 from tests.study.family import recipe, write_yaml
 
 
@@ -34,10 +34,8 @@ def test_parents_are_the_models_as_they_are() -> None:
 
 
 def test_fixed_recipes_are_those_people_use(work: Path) -> None:
-    found = {c.name: recipe_data(c.recipe) for c in fixed(TWO, open_models(TWO.models, None))}
-    assert list(found) == [
-        "uniform", "task_arithmetic 0.4", "ties 0.5/0.5", "dare_ties 0.5/0.5", "metagpt", "least squares",
-    ]  # fmt: skip
+    found = {c.name: recipe_data(c.recipe) for c in fixed(TWO)}
+    assert list(found) == ["uniform", "task_arithmetic 0.4", "ties 0.5/0.5", "dare_ties 0.5/0.5"]
     assert found["uniform"]["merge_method"] == "linear" and "base_model" not in found["uniform"]
     assert [m["parameters"] for m in found["uniform"]["models"]] == [{"weight": 0.5}] * 2
     assert found["ties 0.5/0.5"]["base_model"] == "zoo/base"
@@ -46,7 +44,8 @@ def test_fixed_recipes_are_those_people_use(work: Path) -> None:
 
 def test_closed_forms_are_plain_recipes_that_differ(work: Path) -> None:
     opened = open_models(TWO.models, None)
-    found = {c.name: c for c in fixed(TWO, opened)}
+    found = {c.name: c for c in closed_forms(TWO, opened)}
+    assert list(found) == ["metagpt", "least squares"]
     weights = {}
     for name in ("metagpt", "least squares"):
         contender = found[name]
@@ -60,28 +59,28 @@ def test_closed_forms_are_plain_recipes_that_differ(work: Path) -> None:
 
 
 def test_closed_forms_need_whole_models_that_differ_from_the_base(work: Path) -> None:
-    names = [c.name for c in fixed(TWO, open_models(TWO.models, None))]
+    opened = open_models(TWO.models, None)
     slices = [{"sources": [{"model": f"zoo/{task}", "layer_range": [0, 2]} for task in ("upper", "sort", "base")]}]
     sliced = recipe(0.5, slices=slices, parameters={"weight": 0.5})
     del sliced["models"]
-    assert [c.name for c in fixed(read(sliced), open_models(TWO.models, None))] == names[:-2]
+    assert closed_forms(read(sliced), opened) == []
     one = recipe(0.5)
     del one["models"][1]
-    assert [c.name for c in fixed(read(one), open_models(TWO.models, None))] == names[:-2]
-    base = open_models(TWO.models, None)[ModelRef("zoo/base")]
-    assert [c.name for c in fixed(TWO, dict.fromkeys(TWO.models, base))] == names[:-2]
+    assert closed_forms(read(one), opened) == []
+    base = opened[ModelRef("zoo/base")]
+    assert closed_forms(TWO, dict.fromkeys(TWO.models, base)) == []
 
 
 def test_without_a_base_there_is_only_the_average() -> None:
     slerp = read(recipe(0.5, method="linear"))
     assert [c.name for c in parents(slerp)] == ["zoo/upper", "zoo/sort"]
-    assert [c.name for c in fixed(slerp, {})] == ["uniform"]
+    assert [c.name for c in fixed(slerp)] == ["uniform"] and closed_forms(slerp, {}) == []
 
 
 def test_one_model_is_averaged_with_its_base() -> None:
     one = recipe(0.5)
     del one["models"][1]
-    uniform = fixed(read(one), {})[0]
+    uniform = fixed(read(one))[0]
     assert [str(ref) for ref in uniform.recipe.models] == ["zoo/upper", "zoo/base"]
 
 

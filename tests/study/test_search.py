@@ -123,20 +123,20 @@ def test_paired_differences_are_those_of_the_items(searched: Outcome) -> None:
     }
     base = [e["payload"] for e in log if e.get("kind") == "score" and e["payload"]["split"] == "search"]
     origin = next(n for n in base if n["name"] == "zoo/base")["evals"]
-    best = {
-        name: min(n["evals"][name]["value"] for n in base if n["name"] in ("zoo/upper", "zoo/sort"))
-        for name in ("upper_lines", "sort_lines")
-    }
-    best["upper_first"] = max(
-        n["evals"]["upper_first"]["value"] for n in base if n["name"] in ("zoo/upper", "zoo/sort")
-    )
+    parents = [n["evals"] for n in base if n["name"] in ("zoo/upper", "zoo/sort")]
+    ways = {}
+    for name, sign in (("upper_lines", -1), ("sort_lines", -1), ("upper_first", 1)):
+        best = max(parents, key=lambda evals: sign * evals[name]["value"])[name]
+        d = np.array(best["items"]) - np.array(origin[name]["items"])
+        ways[name] = sign * max(sign * d.mean(), 10 * d.std(ddof=1) / np.sqrt(len(d)))
+        assert sign * d.mean() > 2 * d.std(ddof=1) / np.sqrt(len(d))
     for row in result.rows:
         if row.against is None:
             continue
         mean = variance = 0.0
         for name, won in notes[result.winner].items():
             d = np.array(won["items"]) - np.array(notes[row.name][name]["items"])
-            d = d / (best[name] - origin[name]["value"]) / 3
+            d = d / ways[name] / 3
             mean, variance = mean + d.mean(), variance + d.var(ddof=1) / len(d)
         assert row.against.mean == pytest.approx(mean, abs=1e-9)
         assert row.against.stderr == pytest.approx(np.sqrt(variance), abs=1e-9)
