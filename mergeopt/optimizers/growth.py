@@ -20,7 +20,6 @@ from mergeopt.space.levels import Level
 _CHECK = 20  # steps between measurements of the held-out loss; as many gradients say whether there is a signal
 _CLEAR = 2.0  # standard errors
 _RETREATS = 4
-_FIRST = 5  # losses that say what a level's losses are like
 
 
 def loss_gradient(outcome: Outcome, cube: Cube) -> Vector | None:
@@ -82,7 +81,7 @@ class Growth:
             self._retreat("the loss or its gradient was not finite")
             return
         self._losses.append(-outcome.value)
-        worst = max(self._losses[:_FIRST])
+        worst = max(self._losses[0], self.best.mean)
         if min(self._losses[-2:]) > worst + abs(worst):  # one alone may be a hard mini-batch
             self._retreat("the loss doubled")
             return

@@ -152,7 +152,7 @@ class School:
         targets = school.targets(lessons)
         taught = [d for d in domains if owner is not None and d.name == owner.name]
         if not taught:
-            weight = 1 / max(1, len(domains))  # as much as an eval
+            weight = 1 / max(1, len(courses))  # as much as an eval
             return [*domains, Domain(f"{teacher} on {prompts.where}", lessons, "kl", weight, targets)]
         (domain,) = taught
         assert domain.targets is not None

@@ -176,9 +176,9 @@ class _Descent:
             self._values[key] = self._values[key] - size / (1 - 0.9**self._moves) * first / scale
 
     def diverges(self, loss: float) -> bool:
-        """Is a mini-batch's loss twice the worst of the first ones?"""
-        self._losses = [*self._losses, loss][:5]
-        return loss > 2 * max(self._losses)
+        """Are two mini-batches' losses in a row twice the start's? One alone may be a hard mini-batch."""
+        self._losses = [*self._losses[:1], *self._losses[1:][-1:], loss]
+        return len(self._losses) == 3 and min(self._losses[1:]) > 2 * self._losses[0]
 
     def judge(self, loss: float) -> None:
         """What the held-out loss says of the numbers as they are."""
@@ -190,7 +190,7 @@ class _Descent:
         """Back to the best numbers, with half the step and without momentum; the failed step counts."""
         self._retreats, self._size, self._moves, self.taken = self._retreats + 1, self._size / 2, 0, self.taken + 1
         best = self.best or {key: torch.zeros_like(value) for key, value in self._values.items()}
-        self._values = dict(best)
+        self._values, self._losses = dict(best), self._losses[:1]
         for key in self._values:
             self._first[key].zero_()
             self._second[key].zero_()

@@ -192,14 +192,15 @@ class Study:
         A start that the space cannot say exactly is named.
         """
         branches = [(b, self.job.recipe_at(i, b.init)) for i, b in enumerate(self.job.space.branches)]
-        found = []
+        found: list[Start] = []
+        fixed: list[Start] = []
         for contender in self.job.contenders:
             if contender.kind != "start" and (contender.kind != "fixed" or self.learner is None):
                 continue
             recipe = contender.recipe
             fitted = nearest_point(recipe, self.bench.plan(recipe), branches, SCHEMAS[recipe.method])
             if contender.kind == "fixed":
-                found += [] if fitted is None else [fitted.start]
+                fixed += [] if fitted is None else [fitted.start]
                 continue
             if fitted is None:
                 self.listener(Notice(f"start {contender.name!r} is compared, but no point of the space is near it"))
@@ -208,7 +209,8 @@ class Study:
                 text = f"start {contender.name!r} is no point of the space; the search begins at the nearest one"
                 self.listener(Notice(f"{text} (coefficients differ by {fitted.error:.2g})"))
             found.append(fitted.start)
-        return found
+        spare = self.job.file.optimize.most_trials - len(found) - len(branches) - 1  # one at least for what is learned
+        return [*found, *fixed[: max(0, spare)]]
 
     def measure(self, requests: Sequence[Request]) -> Iterator[Measured]:
         """The executor in this process: one candidate after the other in the live model."""
