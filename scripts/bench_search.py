@@ -57,18 +57,19 @@ class TimedBench(Workbench):
 
     rows: list[tuple[float, float, float, float]]
 
-    def measure(self, recipe, split: Split, *, forced: frozenset[str] = frozenset()) -> Scores:  # type: ignore[no-untyped-def]
+    def measure(self, recipe, split: Split, *, forced: frozenset[str] = frozenset(), refinement=None) -> Scores:  # type: ignore[no-untyped-def]
         begun = time.perf_counter()
         plan = self.plan(recipe)
         planned = time.perf_counter()
-        live, scorer = self._bench(recipe, plan)
+        bench = self._bench(recipe, plan)
+        live, scorer = bench.live, bench.scorer
         clock = Clock()
         hooks = [
             live.model.register_forward_pre_hook(clock.start),
             live.model.register_forward_hook(clock.stop),
         ]
         written = time.perf_counter()
-        live.write(plan)
+        live.write(plan, refinement)
         done = time.perf_counter()
         scores = scorer.score(split, forced=forced)
         for hook in hooks:
