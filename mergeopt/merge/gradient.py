@@ -201,9 +201,9 @@ def _step(numel: int) -> float:
     """Half the width of a secant: about as far as an optimiser moves a share in one step, and at least one element.
 
     The width matters most: on a family of 4-layer Llamas (4 sources, 60 densities of matrices; ties at 0.3 and 0.7,
-    dare_linear at 0.5) a secant correlates 1.00 with the loss's own difference over the same width. With the difference
-    over ±.02 correlate h = .005: .64, .51, .67; .03: .94, .86, .86; .1: .81, .61, .64; over ±.1 h = .005: .38, .14, .51;
-    .03: .87, .69, .66. A straight-through mask (backward: sigmoid((|δ| − q)/T), q the threshold, T = q/20) is one more
-    window, wider: .87, .74, .83 over ±.02 and .96, .62, .88 over ±.1 (`scripts/bench_gradient.py --shares`).
+    dare_linear at 0.5) a secant correlates 1.00 with the loss's own difference over the same width. With that over
+    ±.02, h = .005 correlates .64, .51, .67; .03 .94, .86, .86; .1 .81, .61, .64; over ±.1, .005 .38, .14, .51; .03 .87,
+    .69, .66. A straight-through mask (backward: sigmoid((|δ| − q)/T), q the threshold, T = q/20) is one more window,
+    wider: .87, .74, .83 over ±.02 and .96, .62, .88 over ±.1 (`scripts/bench_gradient.py --shares`).
     """
     return max(0.03, 1 / numel)
