@@ -137,12 +137,13 @@ class Study:
         levels = self._learn(reference) if options.method in LEARNING else None
         bounded = options.trials is not None or (options.tokens is None and options.time is None)
         self.listener(Phase("search", options.most_trials if bounded else None))
+        planned = self._planned_trials(reference)
         optimizer = create(
             options.method,
             [branch.dimensions for branch in branches],
             seed=options.seed,
-            trials=self._planned_trials(reference),
-            starts=self._starts(),
+            trials=planned,
+            starts=self._starts(planned),
             batch=options.batch,
             levels=levels,
             steps=(self.job.file.learn or Learn()).steps,
@@ -186,7 +187,7 @@ class Study:
             self.record.note("planned", {"trials": expected})
         return int(self.record.notes("planned")[0]["trials"])
 
-    def _starts(self) -> list[Start]:
+    def _starts(self, planned: int) -> list[Start]:
         """Known recipes as points: those of `optimize.start`, and for the gradient the fixed ones that come near.
 
         A start that the space cannot say exactly is named.
@@ -209,7 +210,7 @@ class Study:
                 text = f"start {contender.name!r} is no point of the space; the search begins at the nearest one"
                 self.listener(Notice(f"{text} (coefficients differ by {fitted.error:.2g})"))
             found.append(fitted.start)
-        spare = self.job.file.optimize.most_trials - len(found) - len(branches) - 1  # one at least for what is learned
+        spare = planned - len(found) - len(branches) - 1  # one at least for what is learned
         return [*found, *fixed[: max(0, spare)]]
 
     def measure(self, requests: Sequence[Request]) -> Iterator[Measured]:

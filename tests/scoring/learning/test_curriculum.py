@@ -73,7 +73,7 @@ def test_an_epoch_covers_each_lesson_once_in_another_order_each_time(size, two):
     curriculum = make(two)
     for number, domain in enumerate(two):
         pool = {i for i in taken(curriculum.part("train")) if curriculum.domain_of[i] == number}
-        share = min(max(1, size // 2), len(pool))
+        share = min(size, len(pool))
         steps = [
             [i for i in taken(curriculum.minibatch(step, size)) if curriculum.domain_of[i] == number]
             for step in range(2 * len(pool))
@@ -100,7 +100,7 @@ def test_a_minibatch_is_a_function_of_seed_and_step(two):
 
 def test_weights_are_those_of_the_domains_over_their_lessons(two):
     curriculum = make(two, tokens=60)
-    batches = curriculum.minibatch(0, 12)
+    batches = curriculum.minibatch(0, 6)
     assert len(batches) > 2
     lessons = np.concatenate([b.padded.lessons for b in batches])
     weights = torch.cat([b.weight for b in batches]).numpy()
