@@ -17,7 +17,7 @@ from mergeopt.merge.plan import Input, Job
 from mergeopt.merge.refinement import Refinement, delta, rescaled
 from mergeopt.merge.sources import TensorSource
 from mergeopt.methods import Method
-from mergeopt.methods.chunks import Chunk, Chunks
+from mergeopt.methods.chunks import Chunk, Chunks, row_of, whole_multiple
 from mergeopt.methods.draws import Draws
 
 Factors = tuple[Tensor, Tensor, Tensor]
@@ -53,14 +53,16 @@ def compute(
         return
     arguments = method.arguments(job.coefficients)
     draws = Draws(seed, job.tensor)
-    chunks = chunks_of(job, source)
+    chunks = chunks_of(job, source, method.multiple(job.shape))
     measured = remembered if remembered is not None else method.measured(chunks, arguments, draws)
     target = getattr(torch, job.dtype)
     scaled = [] if refinement is None else refinement.scaled(job)
     singular = {} if refinement is None else refinement.singular(job)
     change = _singular(job, source, singular, {} if memo is None else memo) if singular else None
     for chunk in chunks:
-        merged = method.combine(chunk.sources, chunk.base, arguments, whole=measured, start=chunk.start, draws=draws)
+        merged = method.combine(
+            chunk.sources, chunk.base, arguments, whole=measured, start=chunk.start, row=chunks.row, draws=draws
+        )
         merged = rescaled(merged, chunk, job, scaled)
         if change is not None:
             merged = merged + change[chunk.start : chunk.start + merged.numel()]
@@ -75,7 +77,7 @@ def whole(job: Job, method: Method, source: TensorSource, seed: int, memo: dict[
     if job.verbatim or method.measure is None:
         return None
     arguments = method.arguments(job.coefficients)
-    chunks = replace(chunks_of(job, source), memo=memo)
+    chunks = replace(chunks_of(job, source, method.multiple(job.shape)), memo=memo)
     return method.measured(chunks, arguments, Draws(seed, job.tensor))
 
 
@@ -129,7 +131,7 @@ def _singular(job: Job, source: TensorSource, shares: Mapping[int, Tensor], memo
 
 def chunks_of(job: Job, source: TensorSource, multiple: int = 1) -> Chunks:
     """The job's inputs in blocks of whole multiples of `multiple` elements, widened."""
-    numel, block = _numel(job), max(1, source.block // multiple) * multiple
+    numel, block = _numel(job), whole_multiple(source.block, multiple)
 
     def wide(item: Input, start: int) -> Tensor:
         part = source.chunk(item, start, min(start + block, numel))
@@ -142,7 +144,7 @@ def chunks_of(job: Job, source: TensorSource, multiple: int = 1) -> Chunks:
             base = None if job.base is None else wide(job.base, start)
             yield Chunk(start, [wide(item, start) for item in job.inputs], base)
 
-    return Chunks(numel, read)
+    return Chunks(numel, read, row_of(job.shape))
 
 
 def _verbatim(job: Job, source: TensorSource) -> Iterator[Tensor]:

@@ -17,7 +17,7 @@ from mergeopt.merge.compute import chunks_of, whole
 from mergeopt.merge.live import LiveModel
 from mergeopt.merge.plan import Job, Plan
 from mergeopt.methods import METHODS
-from mergeopt.methods.chunks import Chunk, total
+from mergeopt.methods.chunks import Chunk, row_of, total
 from mergeopt.methods.draws import Draws
 
 Contract = Callable[[Job, Tensor], None]
@@ -137,14 +137,14 @@ class CoefficientGradient:
         measured = self._live.whole(job, self._plan)
         arguments = self._arguments(job)
         secants = self._secants_of(job, [name for name in names if name not in smooth])
-        draws, flat = Draws(self._plan.seed, job.tensor), gradient.reshape(-1)
-        for chunk in chunks_of(job, self._live.source):
+        draws, flat, row = Draws(self._plan.seed, job.tensor), gradient.reshape(-1), row_of(job.shape)
+        for chunk in chunks_of(job, self._live.source, self._method.multiple(job.shape)):
             part = flat[chunk.start : chunk.start + chunk.sources[0].numel()]
             if smooth:
-                for name, found in self._vjp(chunk, part, _End(arguments, measured), draws, smooth).items():
+                for name, found in self._vjp(chunk, part, _End(arguments, measured), row, draws, smooth).items():
                     self._sums[job.tensor, name] += found
             for secant in secants:
-                ends = [self._combine(chunk, end, draws) for end in (secant.low, secant.high)]
+                ends = [self._combine(chunk, end, row, draws) for end in (secant.low, secant.high)]
                 slope = total((ends[1] - ends[0]) * part).cpu() / secant.width
                 self._sums[job.tensor, secant.name].view(-1)[secant.index] += slope
 
@@ -153,16 +153,18 @@ class CoefficientGradient:
         values = self._method.arguments(job.coefficients).values()
         return dict(zip(self._method.schema.parameters, values, strict=True))
 
-    def _combine(self, chunk: Chunk, end: _End, draws: Draws) -> Tensor:
+    def _combine(self, chunk: Chunk, end: _End, row: int, draws: Draws) -> Tensor:
         arguments = self._method.arguments(end.arguments)
         return self._method.combine(
-            chunk.sources, chunk.base, arguments, whole=end.whole, start=chunk.start, draws=draws
+            chunk.sources, chunk.base, arguments, whole=end.whole, start=chunk.start, row=row, draws=draws
         )
 
-    def _vjp(self, chunk: Chunk, gradient: Tensor, at: _End, draws: Draws, names: list[str]) -> dict[str, Tensor]:
+    def _vjp(
+        self, chunk: Chunk, gradient: Tensor, at: _End, row: int, draws: Draws, names: list[str]
+    ) -> dict[str, Tensor]:
         leaves = {name: at.arguments[name].detach().requires_grad_() for name in names}
         with torch.enable_grad():  # hooks run without
-            merged = self._combine(chunk, _End({**at.arguments, **leaves}, at.whole), draws)
+            merged = self._combine(chunk, _End({**at.arguments, **leaves}, at.whole), row, draws)
         found = torch.autograd.grad(merged, list(leaves.values()), gradient.to(merged.dtype), materialize_grads=True)
         return dict(zip(names, found, strict=True))
 

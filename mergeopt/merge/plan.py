@@ -190,7 +190,8 @@ class _LayOut:
         return part.sources
 
     def _unlisted_base(self, part: Slice) -> bool:
-        return self.schema.takes_base and all(s.model != self.recipe.base for s in part.sources)
+        base = self.recipe.base
+        return self.schema.takes_base and base is not None and all(s.model != base for s in part.sources)
 
     def _outer(self, first: Slice, last: Slice) -> Iterator[TensorInfo]:
         """Tensors outside the main stack, each once, donor's order first."""

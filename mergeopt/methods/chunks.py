@@ -31,29 +31,42 @@ class Chunk:
 class Chunks:
     """The chunks of one tensor of `numel` elements, in index order, as often as asked.
 
-    `memo` keeps what depends on the tensors alone, for whoever merges the same ones again with other coefficients.
+    `row`: elements of a row; the chunks of a method that works by rows hold whole ones. `memo` keeps what depends on
+    the tensors alone, for whoever merges the same ones again with other coefficients.
     """
 
     numel: int
     read: Callable[[], Iterator[Chunk]]
+    row: int = 1
     memo: dict[str, Any] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Chunk]:
         return self.read()
 
     @classmethod
-    def of(cls, sources: Sequence[Tensor], base: Tensor | None) -> "Chunks":
-        """From whole tensors in memory (any shape)."""
+    def of(cls, sources: Sequence[Tensor], base: Tensor | None, *, multiple: int = 1) -> "Chunks":
+        """From whole tensors in memory (any shape), in chunks of whole multiples of `multiple` elements."""
+        size = whole_multiple(CHUNK, multiple)
         flat = [source.reshape(-1) for source in sources]
         flat_base = None if base is None else base.reshape(-1)
         numel = flat[0].numel()
 
         def read() -> Iterator[Chunk]:
-            for start in range(0, numel, CHUNK):
-                part = slice(start, start + CHUNK)
+            for start in range(0, numel, size):
+                part = slice(start, start + size)
                 yield Chunk(start, [x[part] for x in flat], None if flat_base is None else flat_base[part])
 
-        return cls(numel, read)
+        return cls(numel, read, row_of(sources[0].shape))
+
+
+def row_of(shape: Sequence[int]) -> int:
+    """Elements of a row: what lies along the last axis; a tensor of one axis is one row."""
+    return shape[-1] if shape else 1
+
+
+def whole_multiple(block: int, multiple: int) -> int:
+    """The largest multiple of `multiple` within `block`, at least one."""
+    return max(1, block // multiple) * multiple
 
 
 def total(x: Tensor) -> Tensor:

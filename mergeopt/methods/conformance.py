@@ -18,7 +18,8 @@ from mergeopt.methods.draws import Draws
 from mergeopt.methods.method import Method
 from mergeopt.recipe.schema import REQUIRED, ParameterSchema
 
-LENGTH = 40_003  # more than one thread's share, and no multiple of anything
+ROW, PIECE = 41, 171 * 41
+LENGTH = 977 * ROW  # more than one thread's share, in rows, and no multiple of anything else
 DRAWS = Draws(5, "model.layers.0.mlp.up_proj.weight")
 
 
@@ -54,7 +55,18 @@ class MethodConformance:
         return [0.4 + 0.2 * i / n for i in range(n)]
 
     def merged(self, sources: list[Tensor], base: Tensor | None, **changed: Any) -> Tensor:
-        return self.method(sources, base, draws=DRAWS, **{**self.coefficients(len(sources)), **changed})
+        """In the sources' shape; what is `LENGTH` long is merged as a matrix of rows."""
+        shape = sources[0].shape
+        if shape == (LENGTH,):
+            sources = [source.view(-1, ROW) for source in sources]
+            base = None if base is None else base.view(-1, ROW)
+        return self.method(sources, base, draws=DRAWS, **{**self.coefficients(len(sources)), **changed}).view(shape)
+
+    def chunks(self, sources: list[Tensor], base: Tensor | None, row: int = ROW) -> Chunks:
+        """As the method is given them, the tensors being rows of `row` elements."""
+        shaped = [source.view(-1, row) for source in sources]
+        ground = None if base is None else base.view(-1, row)
+        return Chunks.of(shaped, ground, multiple=self.method.multiple((1, row)))
 
     def test_the_schema_can_be_read(self) -> None:
         schema = self.method.schema
@@ -82,12 +94,12 @@ class MethodConformance:
     def test_any_chunks_in_any_order_give_the_same_bits(self) -> None:
         sources, base = self.inputs(LENGTH)
         arguments = self.method.arguments(self.coefficients(len(sources)))
-        whole = self.method.measured(Chunks.of(sources, base), arguments, DRAWS)
+        whole = self.method.measured(self.chunks(sources, base), arguments, DRAWS)
         expected = self.merged(sources, base)
         result = torch.empty_like(expected)
-        for chunk in reversed(list(_pieces(sources, base, 7_011))):
+        for chunk in reversed(list(_pieces(sources, base))):
             part = self.method.combine(
-                chunk.sources, chunk.base, arguments, whole=whole, start=chunk.start, draws=DRAWS
+                chunk.sources, chunk.base, arguments, whole=whole, start=chunk.start, row=ROW, draws=DRAWS
             )
             result[chunk.start : chunk.start + part.numel()] = part
         assert torch.equal(result, expected)
@@ -95,9 +107,9 @@ class MethodConformance:
     def test_measuring_in_pieces_finds_the_same(self) -> None:
         sources, base = self.inputs(LENGTH)
         arguments = self.method.arguments(self.coefficients(len(sources)))
-        pieces = Chunks(LENGTH, lambda: _pieces(sources, base, 7_011))
+        pieces = Chunks(LENGTH, lambda: _pieces(sources, base), ROW)
         whole = self.method.measured(pieces, arguments, DRAWS)
-        result = self.method.combine(sources, base, arguments, whole=whole, start=0, draws=DRAWS)
+        result = self.method.combine(sources, base, arguments, whole=whole, start=0, row=ROW, draws=DRAWS)
         assert torch.allclose(result, self.merged(sources, base), rtol=1e-6, atol=1e-7)
 
     def test_threads_do_not_change_bits(self) -> None:
@@ -115,13 +127,13 @@ class MethodConformance:
         """By autograd against finite differences, in float64; what only `measure` reads has none."""
         sources, base = self.inputs(31, torch.float64)
         fixed = self.method.arguments(self.coefficients(len(sources)))
-        whole = self.method.measured(Chunks.of(sources, base), fixed, DRAWS)
+        whole = self.method.measured(self.chunks(sources, base, 31), fixed, DRAWS)
         names = [n for n, value in fixed.items() if isinstance(value, Tensor) and n not in self.method.measured_by]
         assert names, "a method without coefficients cannot be searched"
 
         def function(*values: Tensor) -> Tensor:
             arguments = {**fixed, **dict(zip(names, values, strict=True))}
-            return self.method.combine(sources, base, arguments, whole=whole, start=0, draws=DRAWS)
+            return self.method.combine(sources, base, arguments, whole=whole, start=0, row=31, draws=DRAWS)
 
         values = tuple(fixed[name].clone().requires_grad_() for name in names)
         assert torch.autograd.gradcheck(function, values)
@@ -133,18 +145,19 @@ class MethodConformance:
         for flags in self._flags():
             leaves = self._leaves({**self.coefficients(len(sources)), **flags})
             gradient = torch.randn(LENGTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-            merged = self.method(sources, base, draws=DRAWS, **leaves)
+            merged = self.merged(sources, base, **leaves)
             wanted = [x for name, x in leaves.items() if _differentiable(self.method, name, x)]
             at_once = torch.autograd.grad(merged, wanted, gradient)
-            whole = self.method.measured(Chunks.of(sources, base), self.method.arguments(leaves), DRAWS)
+            whole = self.method.measured(self.chunks(sources, base), self.method.arguments(leaves), DRAWS)
             summed = [torch.zeros_like(x) for x in wanted]
-            for chunk in _pieces(sources, base, 7_011):
+            for chunk in _pieces(sources, base):
                 part = self.method.combine(
                     chunk.sources,
                     chunk.base,
                     self.method.arguments(leaves),
                     whole=whole,
                     start=chunk.start,
+                    row=ROW,
                     draws=DRAWS,
                 )
                 found = torch.autograd.grad(part, wanted, gradient[chunk.start : chunk.start + part.numel()])
@@ -219,9 +232,9 @@ class MethodConformance:
             assert self.merged(sources, base)[13].isnan()
 
 
-def _pieces(sources: list[Tensor], base: Tensor | None, size: int) -> Iterator[Chunk]:
-    for start in range(0, sources[0].numel(), size):
-        part = slice(start, start + size)
+def _pieces(sources: list[Tensor], base: Tensor | None) -> Iterator[Chunk]:
+    for start in range(0, sources[0].numel(), PIECE):
+        part = slice(start, start + PIECE)
         yield Chunk(start, [source[part] for source in sources], None if base is None else base[part])
 
 

@@ -7,9 +7,10 @@
 
 The inputs come first: `sources`, and `base` where the method takes deltas. Parameters before the ``*`` have one value
 per source and arrive as 1-D float64 tensors; parameters after it have one value for the merge and arrive as 0-D
-tensors, or as plain values where they are bool or int. Three more names are filled in where a method asks for them:
-`whole` (what its `measure` found in the whole tensor), `start` (index of the first element) and `draws` (addressed
-random numbers). A trailing underscore keeps clear of Python's keywords (`lambda_`).
+tensors, or as plain values where they are bool or int. A base that may be missing is
+`base: Tensor | None = None`. Four more names are filled in where a method asks for them: `whole` (what its `measure`
+found in the whole tensor), `start` (index of the first element), `row` (elements of a row: the chunks are then whole
+rows) and `draws` (addressed random numbers). A trailing underscore keeps clear of Python's keywords (`lambda_`).
 
 The function is elementwise and differentiable in its coefficients: the same code streams a checkpoint, fills a live
 model and carries gradients.
@@ -23,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergeopt.methods.chunks import Chunks
+from mergeopt.methods.chunks import Chunks, row_of
 from mergeopt.methods.draws import Draws
 from mergeopt.recipe.schema import REQUIRED, MethodSchema, ParameterSchema
 
 INPUTS = ("sources", "base")
-INJECTED = ("whole", "start", "draws")
+INJECTED = ("whole", "start", "row", "draws")
 
 Coefficients = Mapping[str, Any]  # per source: a sequence of values or a 1-D tensor; for the merge: a value
 
@@ -45,6 +46,15 @@ class Method:
     @property
     def name(self) -> str:
         return self.schema.name
+
+    @property
+    def by_row(self) -> bool:
+        """Whether it works on whole rows."""
+        return "row" in self.asks
+
+    def multiple(self, shape: Sequence[int]) -> int:
+        """A chunk of a tensor of this shape holds whole multiples of so many elements."""
+        return row_of(shape) if self.by_row else 1
 
     @property
     def measured_by(self) -> tuple[str, ...]:
@@ -85,10 +95,11 @@ class Method:
         *,
         whole: Any,
         start: int,
+        row: int,
         draws: Draws,
     ) -> Tensor:
         """Merges elements [start, start + b): n tensors [b] and the base's [b] to one [b]."""
-        injected = {"whole": whole, "start": start, "draws": draws}
+        injected = {"whole": whole, "start": start, "row": row, "draws": draws}
         extra = {name: injected[name] for name in self.asks}
         if self.schema.takes_base:
             extra["base"] = base
@@ -116,12 +127,14 @@ class Method:
         if missing or set(coefficients) - set(filled):
             raise TypeError(f"{self.name}: missing {missing}, unknown {sorted(set(coefficients) - set(filled))}")
         wide = torch.float64 if sources[0].dtype == torch.float64 else torch.float32
-        flat = [source.to(wide).reshape(-1) for source in sources]
-        flat_base = None if base is None else base.to(wide).reshape(-1)
+        sources = [source.to(wide) for source in sources]
+        base = None if base is None else base.to(wide)
         draws = draws or Draws(0, "")
         arguments = self.arguments(filled)
-        whole = self.measured(Chunks.of(flat, flat_base), arguments, draws)
-        merged = self.combine(flat, flat_base, arguments, whole=whole, start=0, draws=draws)
+        chunks = Chunks.of(sources, base, multiple=self.multiple(sources[0].shape))
+        whole = self.measured(chunks, arguments, draws)
+        flat, flat_base = [source.reshape(-1) for source in sources], None if base is None else base.reshape(-1)
+        merged = self.combine(flat, flat_base, arguments, whole=whole, start=0, row=chunks.row, draws=draws)
         return merged.reshape(sources[0].shape)
 
 
@@ -143,6 +156,7 @@ def merge_method(
         schema = MethodSchema(
             name=function.__name__,
             takes_base="base" in parameters,
+            needs_base="base" in parameters and parameters["base"].default is inspect.Parameter.empty,
             min_sources=sources[0],
             max_sources=sources[1],
             parameters={p.name.rstrip("_"): _schema(p) for p in given},

@@ -24,7 +24,7 @@ def check_sources(recipe: Recipe, schema: MethodSchema, where: str) -> None:
     Raises:
         InputError: a missing base, too few or too many sources, a required parameter that no level gives.
     """
-    if schema.takes_base and recipe.base is None:
+    if schema.needs_base and recipe.base is None:
         raise InputError(
             f"{schema.name} needs base_model",
             where=where,
@@ -33,7 +33,7 @@ def check_sources(recipe: Recipe, schema: MethodSchema, where: str) -> None:
     for part in recipe.slices:
         models = [source.model for source in part.sources]
         others = [model for model in models if not (schema.takes_base and model == recipe.base)]
-        if schema.takes_base and not recipe.whole_models and recipe.base not in models:
+        if schema.takes_base and recipe.base and not recipe.whole_models and recipe.base not in models:
             raise InputError(
                 f"{schema.name} finds base_model {str(recipe.base)!r} in no source of a slice",
                 where=where,

@@ -34,11 +34,13 @@ class MethodSchema:
     """A method's parameters and the number of sources it takes.
 
     `min_sources` and `max_sources` count what the function receives as `sources`: without the base where the method
-    `takes_base`, with it otherwise (then the base is one more source).
+    `takes_base`, with it otherwise (then the base is one more source). One that takes a base may do without it unless
+    it `needs_base`.
     """
 
     name: str
     takes_base: bool
+    needs_base: bool
     min_sources: int
     max_sources: int | None
     parameters: Mapping[str, ParameterSchema]
