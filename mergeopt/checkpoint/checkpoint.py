@@ -14,6 +14,7 @@ from typing import Any
 from mergeopt.checkpoint.header import StoredTensor, read_header
 from mergeopt.checkpoint.jsonfile import read_json_object
 from mergeopt.checkpoint.layout import shape_of
+from mergeopt.checkpoint.reader import Reader, TensorReader
 from mergeopt.errors import InputError
 from mergeopt.recipe.shape import Shape
 
@@ -69,6 +70,10 @@ class Checkpoint:
     def shape(self) -> Shape:
         """The tensors with their stacks and layers."""
         return shape_of(self.tensors, self.config)
+
+    def reader(self) -> Reader:
+        """Reads the tensors; to be entered and left."""
+        return TensorReader(self)
 
     @property
     def nbytes(self) -> int:

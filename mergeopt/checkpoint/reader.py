@@ -9,13 +9,33 @@ from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
 
-from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.checkpoint.header import StoredTensor
 from mergeopt.errors import MergeoptError
+
+if TYPE_CHECKING:
+    from mergeopt.checkpoint.checkpoint import Checkpoint
+
+
+class Reader(Protocol):
+    """Gives the tensors of one checkpoint; what `TensorReader` promises. A view of a checkpoint has one of its own."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def read_into(self, name: str, start: int, out: torch.Tensor) -> None:
+        """Fills `out`, 1-D of the stored dtype, with the elements from `start` on."""
+        ...
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A whole tensor in memory of its own."""
+        ...
 
 
 class TensorReader:
@@ -24,7 +44,7 @@ class TensorReader:
     Thread-safe, except that `close` must wait for the readers.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: "Checkpoint") -> None:
         self._tensors = checkpoint.tensors
         self._sizes = _file_sizes(checkpoint.tensors.values())
         self._handles: dict[Path, int] = {}

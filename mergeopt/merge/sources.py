@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.checkpoint.locate import locate_model
-from mergeopt.checkpoint.reader import TensorReader
+from mergeopt.checkpoint.reader import Reader
 from mergeopt.errors import InputError
 from mergeopt.merge.plan import Facts, Input
 from mergeopt.methods.chunks import CHUNK
@@ -83,7 +83,7 @@ class FileSource:
 
     block = CHUNK
 
-    def __init__(self, readers: Mapping[ModelRef, TensorReader], checkpoints: Checkpoints) -> None:
+    def __init__(self, readers: Mapping[ModelRef, Reader], checkpoints: Checkpoints) -> None:
         self._readers, self._checkpoints = readers, checkpoints
         self._buffers: dict[tuple[ModelRef, torch.dtype], Tensor] = {}
 
@@ -98,10 +98,10 @@ class FileSource:
 
 
 @contextmanager
-def opened_readers(checkpoints: Checkpoints) -> Iterator[dict[ModelRef, TensorReader]]:
+def opened_readers(checkpoints: Checkpoints) -> Iterator[dict[ModelRef, Reader]]:
     """A reader for every checkpoint, closed at the end."""
     with ExitStack() as stack:
-        yield {ref: stack.enter_context(TensorReader(checkpoint)) for ref, checkpoint in checkpoints.items()}
+        yield {ref: stack.enter_context(checkpoint.reader()) for ref, checkpoint in checkpoints.items()}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from mergeopt.checkpoint.reader import TensorReader
 from mergeopt.errors import InputError
 from mergeopt.merge.folder import Prepared
 from mergeopt.merge.live import LiveModel, NotFiniteError, bind, skeleton
@@ -183,7 +182,7 @@ def _source(checkpoints: Checkpoints, device: torch.device) -> TensorSource:
     if needed < 0.6 * _free_bytes(device):
         items = [Input(ref, name) for ref, checkpoint in checkpoints.items() for name in checkpoint.tensors]
         return ResidentSource.load(items, checkpoints, device)
-    return FileSource({ref: TensorReader(checkpoint) for ref, checkpoint in checkpoints.items()}, checkpoints)
+    return FileSource({ref: checkpoint.reader() for ref, checkpoint in checkpoints.items()}, checkpoints)
 
 
 def _free_bytes(device: torch.device) -> int:
