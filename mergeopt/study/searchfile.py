@@ -118,7 +118,12 @@ class Prompts(_Section):
     dataset: str | None = Field(None, description="A data set of the Hub, or a local one.")
     config: str | None = None
     split: str = "train"
-    write: int | None = Field(None, ge=1, description="How many the teacher writes itself, by its own chat template.")
+    write: int | None = Field(
+        None,
+        ge=1,
+        description="How many the teacher writes itself: after the prompts of the eval that it teaches, "
+        "else by its own chat template.",
+    )
     column: str | None = Field(None, description="Where a file has several.")
     limit: int | None = Field(None, ge=1)
     chat_template: bool = Field(False, description="Prompts are user's turns, or lists of messages.")
@@ -151,6 +156,11 @@ class Learn(_Section):
     prompts: list[Prompts] = Field(default_factory=list)
     refine: Literal["rows+columns", "rows", "columns", "singular"] = Field(
         "rows+columns", description="What gets numbers below the tensor, with portable: false."
+    )
+    write: int = Field(
+        2000,
+        ge=0,
+        description="With portable: false and no prompts: how many every teacher writes itself, after its eval's.",
     )
     refine_steps: int = Field(400, ge=1, description="Of the gradient below the tensor, at most.")
 
