@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mergeopt.errors import InputError
-from mergeopt.merge.plan import Input, Job
+from mergeopt.merge.layout import Input
+from mergeopt.merge.plan import Job
 from mergeopt.merge.refinement import Refinement, delta, rescaled
 from mergeopt.merge.sources import TensorSource
 from mergeopt.methods import Method

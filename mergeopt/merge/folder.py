@@ -21,7 +21,8 @@ from mergeopt.checkpoint.sidefiles import copy_side_files, output_config, write_
 from mergeopt.checkpoint.writer import CheckpointWriter, OutputTensor
 from mergeopt.errors import InputError
 from mergeopt.files import write_text
-from mergeopt.merge.plan import LeftOut, Plan, fill, lay_out, unmatched_filters
+from mergeopt.merge.layout import LeftOut, lay_out
+from mergeopt.merge.plan import Plan, fill, unmatched_filters
 from mergeopt.merge.refinement import SIDECAR, Refinement
 from mergeopt.merge.sources import Checkpoints, facts
 from mergeopt.merge.stream import Progress, stream

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from mergeopt.errors import InputError, MergeoptError
 from mergeopt.merge.compute import compute, depends, whole
-from mergeopt.merge.plan import Input, Job, Plan
+from mergeopt.merge.layout import Input
+from mergeopt.merge.plan import Job, Plan
 from mergeopt.merge.refinement import Refinement
 from mergeopt.merge.sources import TensorSource
 from mergeopt.methods import METHODS

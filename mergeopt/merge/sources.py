@@ -17,7 +17,7 @@ from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.checkpoint.locate import locate_model
 from mergeopt.checkpoint.reader import Reader
 from mergeopt.errors import InputError
-from mergeopt.merge.plan import Facts, Input
+from mergeopt.merge.layout import Facts, Input
 from mergeopt.methods.chunks import CHUNK
 from mergeopt.recipe.recipe import ModelRef
 

@@ -11,7 +11,8 @@ import numpy as np
 from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.errors import InputError, placed
 from mergeopt.files import find_file
-from mergeopt.merge.plan import lay_out, unmatched_filters
+from mergeopt.merge.layout import lay_out
+from mergeopt.merge.plan import unmatched_filters
 from mergeopt.merge.sources import Checkpoints, facts, open_models
 from mergeopt.methods import SCHEMAS
 from mergeopt.optimizers import VERSION

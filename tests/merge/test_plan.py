@@ -5,7 +5,8 @@ import re
 import pytest
 
 from mergeopt.errors import InputError
-from mergeopt.merge.plan import Input, lay_out, unmatched_filters
+from mergeopt.merge.layout import Input, lay_out
+from mergeopt.merge.plan import unmatched_filters
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.recipe import ModelRef
 from tests.merge.conftest import facts_of, jobs_of, plan_of, recipe_of
