@@ -1,0 +1,91 @@
+"""Any architecture: what transformers saves is merged whole, loads back whole, and computes what a merge by hand does."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mergeopt.merge.folder import merge_to_folder
+from tests.conftest import Weights, read_weights
+from tests.merge.conftest import prepared
+from tests.merge.families import FAMILIES, Family, inputs, save
+
+LINEAR = "merge_method: linear\nmodels:\n- {model: m1, parameters: {weight: 0.3}}\n- {model: m2, parameters: {weight: 0.9}}\n"
+TIES = """
+merge_method: ties
+base_model: m0
+models:
+- {model: m1, parameters: {weight: 0.7, density: 0.6}}
+- {model: m2, parameters: {weight: 0.4, density: 0.3}}
+"""
+
+
+def linear_by_hand(models: list[Weights]) -> Weights:
+    _, a, b = models
+    return {name: ((0.3 * a[name].double() + 0.9 * b[name].double()) / 1.2).float() for name in a}
+
+
+def ties_by_hand(models: list[Weights]) -> Weights:
+    base, *others = models
+    merged = {}
+    for name, start in base.items():
+        deltas = []
+        for other, weight, density in zip(others, (0.7, 0.4), (0.6, 0.3), strict=True):
+            delta = (other[name] - start).flatten()
+            kept = delta.abs().topk(max(1, int(density * delta.numel()))).indices
+            trimmed = torch.zeros_like(delta)
+            trimmed[kept] = delta[kept]
+            deltas.append((weight, trimmed))
+        total = sum(weight * delta for weight, delta in deltas)
+        sign = torch.where(total >= 0, 1.0, -1.0)
+        agrees = [(delta.sign() == sign).float() for _, delta in deltas]
+        mass = sum(w * agree for (w, _), agree in zip(deltas, agrees, strict=True))
+        mix = sum(w * delta * agree for (w, delta), agree in zip(deltas, agrees, strict=True))
+        merged[name] = start + (mix / torch.where(mass == 0, 1.0, mass)).view(start.shape)
+    return merged
+
+
+def loaded(family: Family, folder: Path) -> Any:
+    """The model of a folder, which must fill it exactly."""
+    model, info = getattr(transformers, family.model).from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
+    return model.eval()
+
+
+def outputs(family: Family, folder: Path) -> list[Tensor]:
+    with torch.no_grad():
+        found = loaded(family, folder)(**inputs(family), return_dict=True)
+    tensors = [found[key] for key in found if isinstance(found[key], Tensor)]
+    assert tensors and all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    return tensors
+
+
+def by_hand(weights: Weights, like: Path, folder: Path) -> Path:
+    shutil.copytree(like, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_a_merge_is_the_merge_by_hand(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    family = FAMILIES[name]
+    models = [load_file(folder / "model.safetensors") for folder in save(family, tmp_path)]
+    for recipe, reference in ((LINEAR, linear_by_hand(models)), (TIES, ties_by_hand(models))):
+        of = prepared(recipe)
+        merge_to_folder(of, tmp_path / "out")
+        assert of.plan.left_out == () and of.notices == ()
+        merged = read_weights(tmp_path / "out")
+        assert merged.keys() == models[0].keys()
+        for tensor, value in reference.items():
+            torch.testing.assert_close(merged[tensor], value, rtol=1e-5, atol=1e-6, msg=f"{recipe}: {tensor}")
+        expected = outputs(family, by_hand(reference, tmp_path / "m0", tmp_path / "by_hand"))
+        for mine, theirs in zip(outputs(family, tmp_path / "out"), expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+        shutil.rmtree(tmp_path / "out")
+        shutil.rmtree(tmp_path / "by_hand")
