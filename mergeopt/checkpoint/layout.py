@@ -42,6 +42,15 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return nested if isinstance(nested, Mapping) else config
 
 
+def quantisation(config: Mapping[str, Any]) -> str:
+    """How the weights are quantised, as `config` states it ("gptq", "fp8"); "" for plain weights."""
+    stated = config.get("quantization_config") or text_config(config).get("quantization_config")
+    if not isinstance(stated, Mapping):
+        return ""
+    kind = stated.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in stated else "in a way that it names not")
+    return str(kind)
+
+
 def _stacks(names: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> dict[str, int]:
     members: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
     for name in names:

@@ -160,7 +160,7 @@ def _verbatim(job: Job, source: TensorSource) -> Iterator[Tensor]:
                     f"{str(job.reads[0].model)!r} and {str(item.model)!r}",
                     remedy="numbers that are not floating point cannot be merged",
                 )
-        yield first
+        yield first.to(getattr(torch, job.dtype))
 
 
 def _numel(job: Job) -> int:

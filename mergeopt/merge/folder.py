@@ -21,7 +21,7 @@ from mergeopt.checkpoint.sidefiles import copy_side_files, output_config, write_
 from mergeopt.checkpoint.writer import CheckpointWriter, OutputTensor
 from mergeopt.errors import InputError
 from mergeopt.files import write_text
-from mergeopt.merge.layout import LeftOut, lay_out
+from mergeopt.merge.layout import Input, Lack, LeftOut, lay_out
 from mergeopt.merge.plan import Plan, fill, unmatched_filters
 from mergeopt.merge.refinement import SIDECAR, Refinement
 from mergeopt.merge.sources import Checkpoints, facts
@@ -68,7 +68,8 @@ def prepare(recipe: Recipe, checkpoints: Checkpoints) -> Prepared:
     plan = fill(layout, recipe, schema)
     refinement = None if recipe.refinement is None else Refinement.read(Path(recipe.refinement), plan)
     prepared = Prepared(recipe, checkpoints, plan, (), refinement)
-    notices = [*unmatched_filters(layout, recipe), *_left_out(layout.left_out), *prepared.vocabulary.notices]
+    notices = [*unmatched_filters(layout, recipe), *_left_out(layout.left_out), *_lacking(layout.lacking)]
+    notices += prepared.vocabulary.notices
     if layout.untied:
         notices.append(f"the head is written: the output's config unties it from the embeddings of {recipe.donor}")
     return replace(prepared, notices=tuple(notices))
@@ -138,9 +139,10 @@ def portability(prepared: Prepared) -> str:
     if prepared.refinement is not None:
         return "mergeopt only"
     method = METHODS[prepared.plan.method]
-    if method.schema.random and any(min(job.coefficients["density"], default=1) < 1 for job in prepared.plan.jobs):
+    jobs = [job for job in prepared.plan.jobs if not job.verbatim]
+    if method.schema.random and any(min(job.coefficients["density"], default=1) < 1 for job in jobs):
         return "other random draw"
-    copied = method.name == "passthrough" and all(job.coefficients["scale"] == (None,) for job in prepared.plan.jobs)
+    copied = method.name == "passthrough" and all(job.coefficients["scale"] == (None,) for job in jobs)
     return "exact" if copied else "rounding"
 
 
@@ -187,10 +189,18 @@ def _main_dtype(plan: Plan) -> str:
 
 def _left_out(items: tuple[LeftOut, ...]) -> list[str]:
     """One line per reason and model."""
+    return _grouped("left out of", [(item.input, item.why) for item in items])
+
+
+def _lacking(items: tuple[Lack, ...]) -> list[str]:
+    return _grouped("lacking in", [(item.input, item.so) for item in items])
+
+
+def _grouped(what: str, items: list[tuple[Input, str]]) -> list[str]:
     groups: dict[tuple[str, str], list[str]] = {}
-    for left in items:
-        groups.setdefault((str(left.input.model), left.why), []).append(left.input.tensor)
+    for item, why in items:
+        groups.setdefault((str(item.model), why), []).append(item.tensor)
     return [
-        f"left out of {model!r}: {names[0]!r}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({why})"
+        f"{what} {model!r}: {names[0]!r}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({why})"
         for (model, why), names in groups.items()
     ]

@@ -6,10 +6,9 @@ tensor of every source is merged, copied or left out by name: nothing vanishes i
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NoReturn
 
 from mergeopt.errors import InputError
-from mergeopt.merge.names import embedding_of, is_buffer, is_embedding, is_head, stands_before_layers
+from mergeopt.merge.names import is_buffer, is_embedding, is_head
 from mergeopt.recipe.recipe import ModelRef, Recipe, Slice, Source
 from mergeopt.recipe.schema import MethodSchema
 from mergeopt.recipe.settings import depth_of
@@ -31,6 +30,7 @@ class Slot:
     """One output tensor and what goes into it.
 
     `part` indexes the recipe's slices and `depth` is the depth inside it; `sources` are (index in the slice, input).
+    `copied`: only one model has it, so that there is nothing to merge.
     """
 
     tensor: str
@@ -41,6 +41,7 @@ class Slot:
     layer: int | None
     sources: tuple[tuple[int, Input], ...]
     base: Input | None
+    copied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,14 @@ class LeftOut:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """An output tensor that a source does not have, and what becomes of it."""
+
+    input: Input
+    so: str
+
+
 @dataclass(frozen=True)
 class Layout:
     """Every output tensor with its inputs; no numbers yet."""
@@ -59,14 +68,16 @@ class Layout:
     left_out: tuple[LeftOut, ...]
     picked: tuple[int, ...] | None  # where slices assemble the stack: the first source's layer behind each layer
     untied: bool = False  # a head is written although the donor's config ties it to the embeddings
+    lacking: tuple[Lack, ...] = ()
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What planning knows of one model: its shape, and whether its head is its embedding matrix."""
+    """What planning knows of one model: its shape, whether its embeddings are its head, and how it is quantised."""
 
     shape: Shape
     tied: bool
+    quantised: str = ""  # "gptq", "fp8", …; "" for plain weights
 
 
 def lay_out(recipe: Recipe, models: Mapping[ModelRef, Facts], schema: MethodSchema) -> Layout:
@@ -78,45 +89,62 @@ def lay_out(recipe: Recipe, models: Mapping[ModelRef, Facts], schema: MethodSche
         schema: The recipe's method.
 
     Raises:
-        InputError: different numbers of layers, shapes or tensors; a layer range beyond a model.
+        InputError: different numbers of layers, shapes or tensors; a layer range beyond a model; quantised weights.
     """
     return _LayOut(recipe, models, schema).run()
+
+
+Found = tuple[int, Input, TensorInfo]  # index in the slice, what is read, how it looks
 
 
 class _LayOut:
     def __init__(self, recipe: Recipe, models: Mapping[ModelRef, Facts], schema: MethodSchema) -> None:
         self.recipe, self.models, self.schema = recipe, models, schema
-        donor = models[recipe.donor].shape
-        self.stack = max(donor.stacks, key=lambda name: donor.stacks[name], default=None)
+        self.donor = models[recipe.donor].shape
+        self.stack = self.donor.main
         self.slots: list[Slot] = []
         self.left_out: list[LeftOut] = []
+        self.lacking: list[Lack] = []
+        self.layers = 0  # of the output
 
     def run(self) -> Layout:
+        self._check_quantised()
         self._check_layers()
         first, last = self.recipe.slices[0], self.recipe.slices[-1]
-        before: list[TensorInfo] = []
-        after: list[TensorInfo] = []
-        for info in self._outer(first, last):
-            (before if stands_before_layers(info.name) else after).append(info)
-        for info in before:
-            self._slot(first, 0, info.name, dict.fromkeys(range(len(first.sources)), info.name), info.layer)
+        self.layers = sum(b - a for a, b in (self._range(part.sources[0]) for part in self.recipe.slices))
+        before: list[tuple[str, TensorInfo]] = []
+        after: list[tuple[str, TensorInfo]] = []
+        for output, info in self._outer(first, last):
+            (before if self.donor.before_layers(info) else after).append((output, info))
+        for output, info in before:
+            self._slot(first, 0, output, self._own_names(first, output), info.layer)
         offset = 0
         for index, part in enumerate(self.recipe.slices):
             offset = self._layers(part, index, offset)
-        for info in after:
-            names = dict.fromkeys(range(len(last.sources)), info.name)
-            self._slot(last, len(self.recipe.slices) - 1, info.name, names, info.layer)
+        for output, info in after:
+            self._slot(last, len(self.recipe.slices) - 1, output, self._own_names(last, output), info.layer)
         self._account()
         picked = None if self.recipe.whole_models else self._picked()
         untied = self.models[self.recipe.donor].tied and any(is_head(slot.tensor) for slot in self.slots)
-        return Layout(tuple(self.slots), tuple(self.left_out), picked, untied)
+        return Layout(tuple(self.slots), tuple(self.left_out), picked, untied, tuple(self.lacking))
+
+    def _check_quantised(self) -> None:
+        """Codes, scales and zero points are no weights: they are copied, never merged, nor cast to another dtype."""
+        for ref in self.recipe.models:
+            kind = self.models[ref].quantised
+            if kind and (self.schema.max_sources != 1 or self.schema.takes_base or _changes_numbers(self.recipe)):
+                raise InputError(
+                    f"model {str(ref)!r} is quantised ({kind}): its tensors are codes, which cannot be merged",
+                    remedy="take the model it was made from, or dequantise it first (transformers: "
+                    "model.dequantize(), save_pretrained); passthrough without scale and dtype copies it as it is",
+                )
 
     def _picked(self) -> tuple[int, ...]:
         ranges = [self._range(part.sources[0]) for part in self.recipe.slices]
         return tuple(layer for first, last in ranges for layer in range(first, last))
 
     def _layers_of(self, ref: ModelRef) -> int:
-        return 0 if self.stack is None else self.models[ref].shape.stacks.get(self.stack, 0)
+        return self.models[ref].shape.stacks.get(self.stack, 0)
 
     def _range(self, source: Source) -> tuple[int, int]:
         layers = self._layers_of(source.model)
@@ -147,16 +175,35 @@ class _LayOut:
         base = self.recipe.base
         return self.schema.takes_base and base is not None and all(s.model != base for s in part.sources)
 
-    def _outer(self, first: Slice, last: Slice) -> Iterator[TensorInfo]:
-        """Tensors outside the main stack, each once, donor's order first."""
+    def _outer(self, first: Slice, last: Slice) -> Iterator[tuple[str, TensorInfo]]:
+        """Tensors outside the main stack under the output's names, each once, donor's order first."""
         giving = [source.model for part in (first, last) for source in self._all_sources(part)]
         refs = dict.fromkeys(sorted(giving, key=lambda ref: ref != self.recipe.donor))
         seen: set[str] = set()
         for ref in refs:
             for info in self.models[ref].shape:
-                if info.stack != self.stack and info.name not in seen:
-                    seen.add(info.name)
-                    yield info
+                output = self._moved(info.name, self._layers_of(ref), self.layers)
+                if not self._in_main(info) and output not in seen:
+                    seen.add(output)
+                    yield output, info
+
+    def _in_main(self, info: TensorInfo) -> bool:
+        return not info.outer and info.stack == self.stack
+
+    def _own_names(self, part: Slice, output: str) -> dict[int, str]:
+        sources = self._all_sources(part)
+        return {i: self._moved(output, self.layers, self._layers_of(s.model)) for i, s in enumerate(sources)}
+
+    def _moved(self, name: str, layers: int, to: int) -> str:
+        """A prediction layer's tensor, filed after the last of `layers` layers, as it is filed after `to`."""
+        if layers == to or not self._predicts(name):
+            return name
+        number, part = name.removeprefix(f"{self.stack}.").split(".", 1)
+        return f"{self.stack}.{int(number) - layers + to}.{part}"
+
+    def _predicts(self, name: str) -> bool:
+        """Is it of a multi-token-prediction layer? (Only asked of tensors that are no layer's.)"""
+        return name.startswith(f"{self.stack}.") and name.removeprefix(f"{self.stack}.").split(".")[0].isdigit()
 
     def _layers(self, part: Slice, index: int, offset: int) -> int:
         sources = self._all_sources(part)
@@ -166,7 +213,7 @@ class _LayOut:
         for source in sources:
             layers: dict[int, list[TensorInfo]] = {}
             for info in self.models[source.model].shape:
-                if info.stack == self.stack and info.layer is not None:
+                if info.layer is not None and info.stack == self.stack:
                     layers.setdefault(info.layer, []).append(info)
             by_layer.append(layers)
         for layer in range(count):
@@ -181,52 +228,92 @@ class _LayOut:
     def _slot(
         self, part: Slice, index: int, output: str, names: Mapping[int, str], layer: int | None, count: int = 0
     ) -> None:
-        found: list[tuple[int, Input, TensorInfo]] = []
-        lacking = []
-        for i, source in enumerate(self._all_sources(part)):
-            name = names.get(i, output)
-            info = self._find(source.model, name)
-            if info is None:
-                lacking.append(source.model)
-            else:
-                found.append((i, Input(source.model, info.name), info))
+        found, lacking = self._gather(part, names)
         if found and all(is_buffer(info) for _, _, info in found):
             self.left_out += [LeftOut(item, "a buffer that models compute themselves") for _, item, _ in found]
             return
         if lacking:
-            self._refuse_lacking(output, [item for _, item, _ in found], lacking)
+            self._check_lacking(output, found, lacking, inside=count > 0)
+        if not found:
+            return  # the slice that gives it has none; whoever has it sees it left out
         self._same_shape(output, found)
-        others: list[tuple[int, Input]] = []
-        base = None
-        for i, item, _ in found:
-            if self.schema.takes_base and item.model == self.recipe.base:
-                base = item
-            else:
-                others.append((i, item))
-        stack_depth = depth_of(layer, count) if count else self._own_depth(found[0][2])
+        base = next((item for _, item, _ in found if self.schema.takes_base and item.model == self.recipe.base), None)
+        others = tuple((i, item) for i, item, _ in found if item != base)
+        copied = bool(lacking) and self._is_copied(output, others, base)
+        if copied and base is not None:
+            others, base = ((next(i for i, item, _ in found if item == base), base),), None
+        self._name_lacking(output, found, lacking, copied=copied)
+        depth = depth_of(layer, count) if count else self._own_depth(found[0][2])
         dtype = self._dtype(output, [info for _, _, info in found])
-        self.slots.append(Slot(output, found[0][2].shape, dtype, index, stack_depth, layer, tuple(others), base))
+        self.slots.append(Slot(output, found[0][2].shape, dtype, index, depth, layer, others, base, copied))
 
     def _own_depth(self, info: TensorInfo) -> float:
-        layers = self.models[self.recipe.donor].shape.stacks.get(info.stack, 1)
-        return depth_of(info.layer, layers)
+        return depth_of(info.layer, self.donor.stacks.get(info.stack, 1))
 
-    def _find(self, ref: ModelRef, name: str) -> TensorInfo | None:
-        """The tensor, or the embedding matrix that stands for a tied head."""
-        facts = self.models[ref]
-        if name in facts.shape.tensors:
-            return facts.shape.tensors[name]
-        if facts.tied and is_head(name):
-            return embedding_of(facts.shape)
-        return None
+    def _gather(self, part: Slice, names: Mapping[int, str]) -> tuple[list[Found], list[Input]]:
+        """Each source's tensor, and what is lacking. In a tied model the embedding matrix stands for the head."""
+        found, absent = [], []
+        for i, source in enumerate(self._all_sources(part)):
+            info = self.models[source.model].shape.tensors.get(names[i])
+            if info is None:
+                absent.append((i, source.model))
+            else:
+                found.append((i, Input(source.model, info.name), info))
+        lacking = []
+        for i, ref in absent:
+            lent = self.models[ref].shape.embedding if self.models[ref].tied else None
+            if lent is not None and any(info.outer and info.shape == lent.shape for _, _, info in found):
+                found.append((i, Input(ref, lent.name), lent))
+            else:
+                lacking.append(Input(ref, names[i]))
+        return sorted(found, key=lambda item: item[0]), lacking
 
-    def _refuse_lacking(self, output: str, found: list[Input], lacking: list[ModelRef]) -> NoReturn:
-        whose = f", which {str(found[0].model)!r} has" if found else ""
-        raise InputError(
-            f"model {str(lacking[0])!r} lacks tensor {output!r}{whose}", remedy="merge models of one architecture"
-        )
+    def _check_lacking(self, output: str, found: list[Found], lacking: list[Input], *, inside: bool) -> None:
+        """A head, a tower or a prediction layer may be some models' own; the language model's body may not.
 
-    def _same_shape(self, output: str, found: list[tuple[int, Input, TensorInfo]]) -> None:
+        Raises:
+            InputError: a tensor of the main stack or filed beside it, an embedding, part of a stack that the model has.
+        """
+        home = self.stack.rpartition(".")[0]
+        body = inside or is_embedding(output) or (home and output.startswith(f"{home}.") and not self._predicts(output))
+        stack = next((info.stack for _, _, info in found), "")
+        for item in lacking:
+            if body or (stack and stack in self.models[item.model].shape.stacks):
+                whose = f", which {str(found[0][1].model)!r} has" if found else ""
+                problem = f"model {str(item.model)!r} lacks tensor {item.tensor!r}{whose}"
+                raise InputError(problem, remedy="merge models of one architecture")
+
+    def _is_copied(self, output: str, others: tuple[tuple[int, Input], ...], base: Input | None) -> bool:
+        """With some models lacking it, is there one left, to be copied?
+
+        Raises:
+            InputError: there are several, but not what the method needs.
+        """
+        few = len(others) < self.schema.min_sources
+        if len(others) + (base is not None) == 1 and (few or self.schema.needs_base):
+            return True
+        if self.schema.needs_base and base is None:
+            who = " and ".join(str(item.model) for _, item in others)
+            raise InputError(
+                f"base_model {str(self.recipe.base)!r} lacks tensor {output!r}, which {who} have: there is no delta",
+                remedy="give a base_model that has it, or merge with linear, which needs no base",
+            )
+        if few:
+            raise InputError(
+                f"{self.schema.name} takes {self.schema.min_sources} models, and only {len(others)} have {output!r}",
+                remedy="leave out the models that lack it, or use linear",
+            )
+        return False
+
+    def _name_lacking(self, output: str, found: list[Found], lacking: list[Input], *, copied: bool) -> None:
+        givers = ", ".join(str(item.model) for _, item, _ in found)
+        for item in lacking:
+            so = f"copied from {givers}" if copied else f"merged from {givers}"
+            if item.model == self.recipe.donor:
+                so += "; the output's config.json is this model's and may not know it"
+            self.lacking.append(Lack(Input(item.model, output), so))
+
+    def _same_shape(self, output: str, found: list[Found]) -> None:
         _, first, info = found[0]
         for _, item, other in found[1:]:
             if other.shape == info.shape:
@@ -245,6 +332,9 @@ class _LayOut:
             raise InputError(
                 f"tensor {output!r} is {' and '.join(sorted(kinds))}", remedy="merge models stored in one way"
             )
+        if len(infos) > 1 and infos[0].dtype.startswith("float8"):
+            problem = f"tensor {output!r} is {infos[0].dtype}, which is merged only when widened"
+            raise InputError(problem, remedy="dequantise the models first")
         return infos[0].dtype
 
     def _account(self) -> None:
@@ -256,9 +346,16 @@ class _LayOut:
                 for info in self.models[source.model].shape:
                     item = Input(source.model, info.name)
                     if item not in read:
-                        why = "in no slice" if info.stack == self.stack else "only the first and last slice give it"
+                        why = "in no slice" if self._in_main(info) else "only the first and last slice give it"
                         self.left_out.append(LeftOut(item, why))
                         read.add(item)
+
+
+def _changes_numbers(recipe: Recipe) -> bool:
+    """Does the recipe set anything that would touch the numbers of a copy?"""
+    given = [recipe.parameters, *(p.parameters for p in recipe.slices)]
+    given += [source.parameters for part in recipe.slices for source in part.sources]
+    return bool(recipe.dtype or recipe.out_dtype or any(given))
 
 
 def _promoted(kinds: set[str]) -> str:

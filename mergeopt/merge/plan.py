@@ -23,7 +23,7 @@ class Job:
     """One output tensor, ready to compute.
 
     `coefficients` has, by parameter name, a tuple with one value per input (per-source parameters) or one value.
-    `verbatim`: not a number to merge (integers, booleans): all inputs must be identical, and are copied.
+    `verbatim`: copied. Several inputs are then no numbers to merge (integers, booleans), and must be identical.
     """
 
     tensor: str
@@ -69,7 +69,7 @@ def fill(layout: Layout, recipe: Recipe, schema: MethodSchema) -> Plan:
     """
     jobs = []
     for slot in layout.slots:
-        coefficients = {p.name: coefficient(p, slot, recipe) for p in schema.parameters.values()}
+        coefficients = {} if slot.copied else {p.name: coefficient(p, slot, recipe) for p in schema.parameters.values()}
         jobs.append(
             Job(
                 slot.tensor,
@@ -78,7 +78,7 @@ def fill(layout: Layout, recipe: Recipe, schema: MethodSchema) -> Plan:
                 tuple(item for _, item in slot.sources),
                 slot.base,
                 coefficients,
-                verbatim=slot.dtype not in FLOATS,
+                verbatim=slot.copied or slot.dtype not in FLOATS,
             )
         )
     return Plan(recipe.method, tuple(jobs), layout.left_out, layout.picked, layout.untied, recipe.seed)

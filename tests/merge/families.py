@@ -45,6 +45,10 @@ def _family(name: str, model: str, config: str, kind: str = "text", *, slow: boo
     return Family(name, model, lambda: getattr(transformers, config)(**fields), kind, slow)
 
 
+GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": VOCAB, "n_positions": 32}
+GPT2 |= {"bos_token_id": 1, "eos_token_id": 2}
+
+
 def _causal(name: str, stem: str, *, slow: bool = False, **fields: Any) -> Family:
     return _family(name, f"{stem}ForCausalLM", f"{stem}Config", slow=slow, **{**SIZES, **fields})
 
@@ -64,18 +68,7 @@ DECODERS = (
     _causal("gpt-neox", "GPTNeoX", tie_word_embeddings=False),
     _causal("falcon", "Falcon", bias=True),
     _causal("opt", "OPT", ffn_dim=24, word_embed_proj_dim=16),
-    _family(
-        "gpt2",
-        "GPT2LMHeadModel",
-        "GPT2Config",
-        n_embd=16,
-        n_layer=2,
-        n_head=2,
-        vocab_size=VOCAB,
-        n_positions=32,
-        bos_token_id=1,
-        eos_token_id=2,
-    ),
+    _family("gpt2", "GPT2LMHeadModel", "GPT2Config", **GPT2),
     _causal("bloom", "Bloom", n_layer=2, n_head=2),
     _causal("mixtral", "Mixtral", **EXPERTS),
     _causal("qwen3-moe", "Qwen3Moe", **EXPERTS, head_dim=8, decoder_sparse_step=1, mlp_only_layers=[]),

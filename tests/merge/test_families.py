@@ -1,4 +1,4 @@
-"""Any architecture: what transformers saves is merged whole, loads back whole, and computes what a merge by hand does."""
+"""Any architecture: what transformers saves is merged whole, loads back whole, computes what a merge by hand does."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,12 @@ from tests.conftest import Weights, read_weights
 from tests.merge.conftest import prepared
 from tests.merge.families import FAMILIES, Family, inputs, save
 
-LINEAR = "merge_method: linear\nmodels:\n- {model: m1, parameters: {weight: 0.3}}\n- {model: m2, parameters: {weight: 0.9}}\n"
+LINEAR = """
+merge_method: linear
+models:
+- {model: m1, parameters: {weight: 0.3}}
+- {model: m2, parameters: {weight: 0.9}}
+"""
 TIES = """
 merge_method: ties
 base_model: m0
