@@ -13,7 +13,7 @@ from typing import Any
 from mergeopt.checkpoint.header import StoredTensor
 from mergeopt.recipe.shape import Shape, TensorInfo
 
-LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
+LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 
 def shape_of(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> Shape:
@@ -27,9 +27,15 @@ def shape_of(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> 
     return Shape(infos, {stack: count for stack, count in counts.items() if stack in used})
 
 
-def layer_count(config: Mapping[str, Any]) -> tuple[str, int] | None:
+def layer_count_keys(stack: str = "") -> tuple[str, ...]:
+    """Keys that may hold a stack's number of layers; encoder-decoders count their halves apart."""
+    halves = {"decoder": ("num_decoder_layers", "decoder_layers"), "encoder": ("num_encoder_layers", "encoder_layers")}
+    return (*next((keys for half, keys in halves.items() if half in stack.split(".")), ()), *LAYER_COUNT_KEYS)
+
+
+def layer_count(config: Mapping[str, Any], stack: str = "") -> tuple[str, int] | None:
     """The key and number of layers as `config` states them, or None."""
-    for key in LAYER_COUNT_KEYS:
+    for key in layer_count_keys(stack):
         count = config.get(key)
         if type(count) is int and count > 0:
             return key, count

@@ -47,7 +47,7 @@ class Prepared:
         """Whose tokenizer and chat template the output carries."""
         return choose_vocabulary(self.recipe, self.checkpoints)
 
-    @property
+    @cached_property
     def config(self) -> dict[str, Any]:
         """The output's config.json."""
         donor = self.checkpoints[self.recipe.donor]
@@ -58,11 +58,12 @@ class Prepared:
             layers=None if picked is None else len(picked),
             tie=False if self.plan.untied else None,
             picked=picked,
+            stack=donor.shape.main,
         )
 
 
 def prepare(recipe: Recipe, checkpoints: Checkpoints) -> Prepared:
-    """Plans the merge. Raises InputError where models, settings or the refinement do not fit."""
+    """Plans the merge. Raises InputError where models, settings, the refinement or the output's config do not fit."""
     schema = SCHEMAS[recipe.method]
     layout = lay_out(recipe, facts(checkpoints), schema)
     plan = fill(layout, recipe, schema)
@@ -72,6 +73,7 @@ def prepare(recipe: Recipe, checkpoints: Checkpoints) -> Prepared:
     notices += prepared.vocabulary.notices
     if layout.untied:
         notices.append(f"the head is written: the output's config unties it from the embeddings of {recipe.donor}")
+    assert prepared.config  # now, not when the weights are written: a choice of layers may have no words for it
     return replace(prepared, notices=tuple(notices))
 
 

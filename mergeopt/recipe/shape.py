@@ -10,7 +10,7 @@ from functools import cached_property
 from math import prod
 
 # What works on the input before the first layer of the language model; what else is no layer comes after the last.
-_BEFORE = re.compile(r"embed(?!_out)|(^|\.)w[tp]e\.|project_in|projector|connector|merger|patch")
+_BEFORE = re.compile(r"embed(?!_out)|(^|\.)(w[tp]e|shared)\.|project_in|projector|connector|merger|patch")
 _TOWER = re.compile(r"vis|image|video|audio|speech|(^|\.)encoder")
 
 

@@ -3,8 +3,7 @@
 A family is a config and a model class, nothing more: what a merge must know of it has to be read off its folder.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 import transformers
 from torch import Tensor
 
-VOCAB = 48
+VOCAB = 80  # more than any other matrix has rows, as in every real model
 SIZES: dict[str, Any] = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -32,25 +31,38 @@ VISION = {k: v for k, v in SIZES.items() if k.startswith(("hidden", "num_h", "nu
 
 @dataclass(frozen=True)
 class Family:
-    """`kind` says what goes in: "text", "image", "both" or "pairs" (encoder and decoder)."""
+    """`kind` says what goes in: "text", "image", "both", "grid", "contrast", "speech" or "pairs"."""
 
     name: str
     model: str
-    config: Callable[[], Any]
-    kind: str = "text"
-    slow: bool = False
+    config: str
+    kind: str
+    fields: dict[str, Any]
+
+    def deep(self, layers: int) -> "Family":
+        """The family with another number of layers in its language model."""
+        part = self.fields.get("text_config", self.fields)
+        keys = [key for key in ("num_hidden_layers", "n_layer", "num_layers", "decoder_layers") if key in part]
+        changed = {**part, **dict.fromkeys(keys, layers)}
+        return replace(
+            self, fields={**self.fields, "text_config": changed} if "text_config" in self.fields else changed
+        )
+
+    def build(self) -> Any:
+        """A new model."""
+        return getattr(transformers, self.model)(getattr(transformers, self.config)(**self.fields))
 
 
-def _family(name: str, model: str, config: str, kind: str = "text", *, slow: bool = False, **fields: Any) -> Family:
-    return Family(name, model, lambda: getattr(transformers, config)(**fields), kind, slow)
+def _family(name: str, model: str, config: str, kind: str = "text", **fields: Any) -> Family:
+    return Family(name, model, config, kind, fields)
 
 
 GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": VOCAB, "n_positions": 32}
 GPT2 |= {"bos_token_id": 1, "eos_token_id": 2}
 
 
-def _causal(name: str, stem: str, *, slow: bool = False, **fields: Any) -> Family:
-    return _family(name, f"{stem}ForCausalLM", f"{stem}Config", slow=slow, **{**SIZES, **fields})
+def _causal(name: str, stem: str, **fields: Any) -> Family:
+    return _family(name, f"{stem}ForCausalLM", f"{stem}Config", **{**SIZES, **fields})
 
 
 DECODERS = (
@@ -159,53 +171,51 @@ ENCODER_DECODERS = (
 )
 
 
-def _clip() -> Any:
-    return transformers.CLIPConfig(
-        text_config=dict(SIZES), vision_config=VISION | {"num_hidden_layers": 3}, projection_dim=8
-    )
-
-
-def _llava() -> Any:
-    vision = {"model_type": "clip_vision_model", "projection_dim": 8} | VISION | {"num_hidden_layers": 3}
-    text = {"model_type": "llama"} | SIZES
-    return transformers.LlavaConfig(text_config=text, vision_config=vision, image_token_index=47)
-
-
-def _qwen2_vl() -> Any:
-    vision = {"depth": 3, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "patch_size": 4, "mlp_ratio": 2}
-    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
-    return transformers.Qwen2VLConfig(
-        text_config=SIZES | {"rope_parameters": rope}, vision_config=vision, image_token_id=47, vision_start_token_id=46
-    )
-
-
-def _gemma3() -> Any:
-    text = SIZES | {"head_dim": 8, "sliding_window": 4}
-    return transformers.Gemma3Config(
-        text_config=text, vision_config=VISION | {"num_hidden_layers": 3}, mm_tokens_per_image=4, image_token_index=47
-    )
-
-
+TOWER = VISION | {"num_hidden_layers": 3}
+ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
 MULTIMODAL = (
-    Family("clip", "CLIPModel", _clip, "contrast"),
-    Family("llava", "LlavaForConditionalGeneration", _llava, "both"),
-    Family("qwen2-vl", "Qwen2VLForConditionalGeneration", _qwen2_vl, "grid"),
-    Family("gemma3-multimodal", "Gemma3ForConditionalGeneration", _gemma3, "both"),
+    _family("clip", "CLIPModel", "CLIPConfig", "contrast", text_config=SIZES, vision_config=TOWER, projection_dim=8),
+    _family(
+        "llava",
+        "LlavaForConditionalGeneration",
+        "LlavaConfig",
+        "both",
+        text_config=SIZES | {"model_type": "llama"},
+        vision_config=TOWER | {"model_type": "clip_vision_model", "projection_dim": 8},
+        image_token_index=47,
+    ),
+    _family(
+        "qwen2-vl",
+        "Qwen2VLForConditionalGeneration",
+        "Qwen2VLConfig",
+        "grid",
+        text_config=SIZES | {"rope_parameters": ROPE},
+        vision_config={"depth": 3, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "patch_size": 4, "mlp_ratio": 2},
+        image_token_id=47,
+        vision_start_token_id=46,
+    ),
+    _family(
+        "gemma3-multimodal",
+        "Gemma3ForConditionalGeneration",
+        "Gemma3Config",
+        "both",
+        text_config=SIZES | {"head_dim": 8, "sliding_window": 4},
+        vision_config=TOWER,
+        mm_tokens_per_image=4,
+        image_token_index=47,
+    ),
 )
 FAMILIES = {family.name: family for family in (*DECODERS, *ENCODERS, *ENCODER_DECODERS, *MULTIMODAL)}
 
 
-def save(family: Family, folder: Path, count: int = 3, **changed: Any) -> list[Path]:
+def save(family: Family, folder: Path, count: int = 3) -> list[Path]:
     """`count` models of the family in folders m0, m1, …: the first is the base, the others are near it.
 
     Every number of a state dict is random, also what transformers starts at 0 or 1.
     """
-    config = family.config()
-    for key, value in changed.items():
-        setattr(config, key, value)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = getattr(transformers, family.model)(config)
+        model = family.build()
     folders = [folder / f"m{i}" for i in range(count)]
     base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for i, out in enumerate(folders):

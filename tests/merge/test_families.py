@@ -1,5 +1,6 @@
 """Any architecture: what transformers saves is merged whole, loads back whole, computes what a merge by hand does."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from mergeopt.merge.folder import merge_to_folder
 from tests.conftest import Weights, read_weights
 from tests.merge.conftest import prepared
-from tests.merge.families import FAMILIES, Family, inputs, save
+from tests.merge.families import DECODERS, FAMILIES, Family, inputs, save
 
 LINEAR = """
 merge_method: linear
@@ -94,3 +95,52 @@ def test_a_merge_is_the_merge_by_hand(name: str, tmp_path: Path, monkeypatch: py
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
         shutil.rmtree(tmp_path / "out")
         shutil.rmtree(tmp_path / "by_hand")
+
+
+STACK = """
+merge_method: passthrough
+slices:
+- sources: [{model: m0, layer_range: [0, 2]}]
+- sources: [{model: m1, layer_range: [%d, 4]}]
+"""
+STACKED = [*(f.name for f in DECODERS), "llava", "qwen2-vl", "gemma3-multimodal", "bart", "modernbert", "deberta-v2"]
+
+
+def layers_of(model: Any) -> torch.nn.ModuleList:
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    return max(lists, key=len)
+
+
+def operated(family: Family, first: Path, second: Path, start: int) -> Any:
+    """The stack made in memory: the second model, with the first one's layers and embeddings put in its place."""
+    model, other = loaded(family, second), loaded(family, first)
+    config = model.config.get_text_config()
+    kinds = vars(config).get("layer_types")
+    stacked = [*layers_of(other)[:2], *layers_of(model)[start:]]
+    layers_of(model)._modules = {str(i): layer for i, layer in enumerate(stacked)}
+    config.num_hidden_layers = len(stacked)
+    if kinds is not None:
+        config.layer_types = [*kinds[:2], *kinds[start:]]
+    before = re.compile(r"embed(?!_out)|wte|wpe|visi|visual|projector|merger|\.encoder")
+    inside = {tensor.data_ptr() for layer in stacked for tensor in layer.state_dict().values()}
+    theirs = other.state_dict()
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in inside and before.search(name):
+            tensor.copy_(theirs[name])
+    return model
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_a_stack_computes_what_the_same_layers_do_in_memory(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    family = FAMILIES[name].deep(4)
+    first, second = save(family, tmp_path, 2)
+    start = 0 if name == "jamba" else 1
+    of = prepared(STACK % start)
+    merge_to_folder(of, tmp_path / "out")
+    options = {**inputs(family), "return_dict": True, "use_cache": False}
+    for key in ("use_cache",) if family.model.endswith("MaskedLM") else ():
+        del options[key]
+    with torch.no_grad():
+        mine, theirs = loaded(family, tmp_path / "out")(**options), operated(family, first, second, start)(**options)
+    torch.testing.assert_close(mine.logits, theirs.logits, rtol=1e-4, atol=1e-5)
