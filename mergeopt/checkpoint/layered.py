@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from mergeopt.checkpoint.jsonfile import with_special_floats
 from mergeopt.errors import InputError
 
 # Lists that are as long as the model is deep by chance.
@@ -81,7 +82,8 @@ def _explicit(config: Mapping[str, Any], before: int) -> Mapping[str, Any]:
     if kind not in CONFIG_MAPPING:
         return config
     try:
-        derived = CONFIG_MAPPING[kind](**{k: v for k, v in config.items() if k != "model_type"}).to_dict()
+        fields = with_special_floats({k: v for k, v in config.items() if k != "model_type"})
+        derived = CONFIG_MAPPING[kind](**fields).to_dict()
     except Exception:  # a config of another version, or damaged: it will be judged where the model is built
         return config
     lists = {k: v for k, v in derived.items() if config.get(k) is None and isinstance(v, list) and len(v) == before}

@@ -5,6 +5,7 @@ every checkpoint name the *view* of live memory that holds it. Writing a candida
 tensors whose coefficients did not change since the last candidate are left as they are.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mergeopt.checkpoint.jsonfile import with_special_floats
 from mergeopt.errors import InputError, MergeoptError
 from mergeopt.merge.compute import compute, depends, whole
 from mergeopt.merge.layout import Input
@@ -107,7 +109,7 @@ def skeleton(folder: Path, config: Mapping[str, Any], device: torch.device, dtyp
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-    fields = dict(config)
+    fields = with_special_floats(dict(config))
     try:
         parsed = AutoConfig.for_model(fields.pop("model_type", ""), **fields)
         with init_empty_weights(include_buffers=False):
@@ -115,16 +117,24 @@ def skeleton(folder: Path, config: Mapping[str, Any], device: torch.device, dtyp
     except (ValueError, KeyError) as error:
         problem = f"transformers cannot build this model: {str(error).splitlines()[0]}"
         raise InputError(problem, where=str(folder / "config.json")) from None
-    for module in model.modules():
+    wide = [re.compile(re.escape(key).replace(r"\*", ".*")) for key in model._get_dtype_plan(dtype)]
+    for place, module in model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            kind = torch.float32 if _is_any(wide, f"{place}.{name}") else parameter.dtype
+            empty = torch.empty(parameter.shape, dtype=kind, device=device)
             setattr(module, name, nn.Parameter(empty, requires_grad=False))
         for name, buffer in list(module.named_buffers(recurse=False)):
-            module._buffers[name] = buffer.to(device)
+            kind = torch.float32 if _is_any(wide, f"{place}.{name}") else buffer.dtype
+            module._buffers[name] = buffer.to(device, kind)
     model.tie_weights()
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval()
+
+
+def _is_any(patterns: Iterable[re.Pattern[str]], name: str) -> bool:
+    """Does transformers keep it in float32, whatever the model's dtype?"""
+    return any(pattern.search(name) for pattern in patterns)
 
 
 def bind(model: Any, names: Iterable[str]) -> dict[str, Tensor]:

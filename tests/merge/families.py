@@ -3,6 +3,7 @@
 A family is a config and a model class, nothing more: what a merge must know of it has to be read off its folder.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -208,17 +209,18 @@ MULTIMODAL = (
 FAMILIES = {family.name: family for family in (*DECODERS, *ENCODERS, *ENCODER_DECODERS, *MULTIMODAL)}
 
 
-def save(family: Family, folder: Path, count: int = 3) -> list[Path]:
-    """`count` models of the family in folders m0, m1, …: the first is the base, the others are near it.
+def save(
+    family: Family, folder: Path, names: Sequence[str] = ("m0", "m1", "m2"), dtype: torch.dtype = torch.float32
+) -> list[Path]:
+    """Models of the family in folders of these names: the first is the base, the others are near it.
 
     Every number of a state dict is random, also what transformers starts at 0 or 1.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = family.build()
-    folders = [folder / f"m{i}" for i in range(count)]
     base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for i, out in enumerate(folders):
+    for i, out in enumerate(names):
         random = torch.Generator().manual_seed(i)
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
@@ -226,8 +228,9 @@ def save(family: Family, folder: Path, count: int = 3) -> list[Path]:
                 if i == 0:
                     base[name] = base[name] + 0.1 * noise
                 tensor.copy_(base[name] if i == 0 else base[name] + 0.05 * noise)
-        model.save_pretrained(out)
-    return folders
+        model.to(dtype).save_pretrained(folder / out)
+        model.float()
+    return [folder / out for out in names]
 
 
 def inputs(family: Family) -> dict[str, Tensor]:

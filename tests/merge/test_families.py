@@ -134,7 +134,7 @@ def operated(family: Family, first: Path, second: Path, start: int) -> Any:
 def test_a_stack_computes_what_the_same_layers_do_in_memory(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     family = FAMILIES[name].deep(4)
-    first, second = save(family, tmp_path, 2)
+    first, second = save(family, tmp_path, ("m0", "m1"))
     start = 0 if name == "jamba" else 1
     of = prepared(STACK % start)
     merge_to_folder(of, tmp_path / "out")
