@@ -104,19 +104,22 @@ def skeleton(folder: Path, config: Mapping[str, Any], device: torch.device, dtyp
         dtype: Of the floating-point parameters.
 
     Raises:
-        InputError: transformers does not know the architecture.
+        InputError: transformers does not know the architecture, or it is no causal language model.
     """
+    import transformers
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     fields = with_special_floats(dict(config))
+    kind = fields.pop("model_type", "")
+    where = str(folder / "config.json")
     try:
-        parsed = AutoConfig.for_model(fields.pop("model_type", ""), **fields)
+        parsed = transformers.AutoConfig.for_model(kind, **fields)
+        _check_causal(config, parsed, where)
         with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(parsed, dtype=dtype)
+            model = transformers.AutoModelForCausalLM.from_config(parsed, dtype=dtype)
     except (ValueError, KeyError) as error:
         problem = f"transformers cannot build this model: {str(error).splitlines()[0]}"
-        raise InputError(problem, where=str(folder / "config.json")) from None
+        raise InputError(problem, where=where) from None
     wide = [re.compile(re.escape(key).replace(r"\*", ".*")) for key in model._get_dtype_plan(dtype)]
     for place, module in model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -128,8 +131,23 @@ def skeleton(folder: Path, config: Mapping[str, Any], device: torch.device, dtyp
             module._buffers[name] = buffer.to(device, kind)
     model.tie_weights()
     if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+        model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
     return model.eval()
+
+
+def _check_causal(config: Mapping[str, Any], parsed: Any, where: str) -> None:
+    """Raises InputError for a class of transformers that AutoModelForCausalLM would not build from this config."""
+    import transformers
+
+    causal = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(parsed), None)
+    named = next(iter(config.get("architectures") or ()), None)
+    other = named is not None and hasattr(transformers, named) and named != getattr(causal, "__name__", None)
+    if causal is None or other:
+        raise InputError(
+            f"this is {named or type(parsed).__name__}, and candidates are scored as causal language models",
+            where=where,
+            remedy="`mergeopt merge` merges models of any kind; search needs a language model that generates",
+        )
 
 
 def _is_any(patterns: Iterable[re.Pattern[str]], name: str) -> bool:

@@ -11,7 +11,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mergeopt.checkpoint.checkpoint import Checkpoint
+from mergeopt.errors import InputError
 from mergeopt.merge.folder import merge_to_folder
+from mergeopt.merge.live import skeleton
 from tests.conftest import Weights, read_weights
 from tests.merge.conftest import prepared
 from tests.merge.families import DECODERS, FAMILIES, Family, inputs, save
@@ -144,3 +147,14 @@ def test_a_stack_computes_what_the_same_layers_do_in_memory(name: str, tmp_path:
     with torch.no_grad():
         mine, theirs = loaded(family, tmp_path / "out")(**options), operated(family, first, second, start)(**options)
     torch.testing.assert_close(mine.logits, theirs.logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "bert", "roberta-classifier", "llama-classifier", "vit", "llava"])
+def test_a_candidate_in_memory_is_a_causal_language_model(name: str, tmp_path: Path):
+    family = FAMILIES[name]
+    (folder,) = save(family, tmp_path, ("base",))
+    words = (
+        rf"config\.json: this is {family.model}, and candidates are scored as causal language models; `mergeopt merge`"
+    )
+    with pytest.raises(InputError, match=words):
+        skeleton(folder, Checkpoint.open(folder).config, torch.device("cpu"), torch.float32)
