@@ -21,7 +21,8 @@ from mergeopt.checkpoint.sidefiles import copy_side_files, output_config, write_
 from mergeopt.checkpoint.writer import CheckpointWriter, OutputTensor
 from mergeopt.errors import InputError
 from mergeopt.files import write_text
-from mergeopt.merge.layout import Input, Lack, LeftOut, lay_out
+from mergeopt.merge.layout import lay_out
+from mergeopt.merge.notices import layout_notices
 from mergeopt.merge.plan import Plan, fill, unmatched_filters
 from mergeopt.merge.refinement import SIDECAR, Refinement
 from mergeopt.merge.sources import Checkpoints, facts
@@ -65,16 +66,14 @@ class Prepared:
 def prepare(recipe: Recipe, checkpoints: Checkpoints) -> Prepared:
     """Plans the merge. Raises InputError where models, settings, the refinement or the output's config do not fit."""
     schema = SCHEMAS[recipe.method]
-    layout = lay_out(recipe, facts(checkpoints), schema)
+    models = facts(checkpoints)
+    layout = lay_out(recipe, models, schema)
     plan = fill(layout, recipe, schema)
     refinement = None if recipe.refinement is None else Refinement.read(Path(recipe.refinement), plan)
     prepared = Prepared(recipe, checkpoints, plan, (), refinement)
-    notices = [*unmatched_filters(layout, recipe), *_left_out(layout.left_out), *_lacking(layout.lacking)]
-    notices += prepared.vocabulary.notices
-    if layout.untied:
-        notices.append(f"the head is written: the output's config unties it from the embeddings of {recipe.donor}")
-    assert prepared.config  # now, not when the weights are written: a choice of layers may have no words for it
-    return replace(prepared, notices=tuple(notices))
+    _ = prepared.config  # refused now, not when the weights are written
+    notices = [*unmatched_filters(layout, recipe), *layout_notices(layout, recipe, models)]
+    return replace(prepared, notices=(*notices, *prepared.vocabulary.notices))
 
 
 def merge_to_folder(
@@ -187,22 +186,3 @@ def _main_dtype(plan: Plan) -> str:
     for job in plan.jobs:
         sizes[job.dtype] += 0 if job.verbatim else prod(job.shape)
     return sizes.most_common(1)[0][0]
-
-
-def _left_out(items: tuple[LeftOut, ...]) -> list[str]:
-    """One line per reason and model."""
-    return _grouped("left out of", [(item.input, item.why) for item in items])
-
-
-def _lacking(items: tuple[Lack, ...]) -> list[str]:
-    return _grouped("lacking in", [(item.input, item.so) for item in items])
-
-
-def _grouped(what: str, items: list[tuple[Input, str]]) -> list[str]:
-    groups: dict[tuple[str, str], list[str]] = {}
-    for item, why in items:
-        groups.setdefault((str(item.model), why), []).append(item.tensor)
-    return [
-        f"{what} {model!r}: {names[0]!r}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({why})"
-        for (model, why), names in groups.items()
-    ]
