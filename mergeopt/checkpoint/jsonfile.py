@@ -48,3 +48,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands twice")
     return result
+
+
+def with_special_floats(value: Any) -> Any:
+    """The value with ``{"__float__": "Infinity"}``, transformers' way to write what JSON has no word for, as floats."""
+    if isinstance(value, dict):
+        if value.keys() == {"__float__"} and value["__float__"] in ("Infinity", "-Infinity", "NaN"):
+            return float(value["__float__"])
+        return {key: with_special_floats(item) for key, item in value.items()}
+    return [with_special_floats(item) for item in value] if isinstance(value, list) else value

@@ -13,7 +13,7 @@ from typing import Any
 from mergeopt.checkpoint.header import StoredTensor
 from mergeopt.recipe.shape import Shape, TensorInfo
 
-LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
+LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 
 def shape_of(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> Shape:
@@ -27,9 +27,15 @@ def shape_of(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> 
     return Shape(infos, {stack: count for stack, count in counts.items() if stack in used})
 
 
-def layer_count(config: Mapping[str, Any]) -> tuple[str, int] | None:
+def layer_count_keys(stack: str = "") -> tuple[str, ...]:
+    """Keys that may hold a stack's number of layers; encoder-decoders count their halves apart."""
+    halves = {"decoder": ("num_decoder_layers", "decoder_layers"), "encoder": ("num_encoder_layers", "encoder_layers")}
+    return (*next((keys for half, keys in halves.items() if half in stack.split(".")), ()), *LAYER_COUNT_KEYS)
+
+
+def layer_count(config: Mapping[str, Any], stack: str = "") -> tuple[str, int] | None:
     """The key and number of layers as `config` states them, or None."""
-    for key in LAYER_COUNT_KEYS:
+    for key in layer_count_keys(stack):
         count = config.get(key)
         if type(count) is int and count > 0:
             return key, count
@@ -40,6 +46,15 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The language model's part of a config: ``text_config`` of a multimodal model, else the config itself."""
     nested = config.get("text_config")
     return nested if isinstance(nested, Mapping) else config
+
+
+def quantisation(config: Mapping[str, Any]) -> str:
+    """How the weights are quantised, as `config` states it ("gptq", "fp8"); "" for plain weights."""
+    stated = config.get("quantization_config") or text_config(config).get("quantization_config")
+    if not isinstance(stated, Mapping):
+        return ""
+    kind = stated.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in stated else "in a way that it names not")
+    return str(kind)
 
 
 def _stacks(names: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> dict[str, int]:

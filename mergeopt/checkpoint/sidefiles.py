@@ -13,7 +13,8 @@ from typing import Any
 
 from mergeopt.checkpoint.checkpoint import Checkpoint, is_inside
 from mergeopt.checkpoint.jsonfile import encode_json
-from mergeopt.checkpoint.layout import LAYER_COUNT_KEYS, layer_count, text_config
+from mergeopt.checkpoint.layered import follow_layers, per_layer
+from mergeopt.checkpoint.layout import layer_count, layer_count_keys, text_config
 from mergeopt.errors import InputError, MergeoptError
 from mergeopt.files import write_text
 
@@ -43,23 +44,6 @@ SIDE_FILES = (
     "video_preprocessor_config.json",
 )
 
-# Config entries that may be a list with one value per layer.
-_PER_LAYER = {
-    "layer_types",
-    "mlp_layer_types",
-    "layers_block_type",
-    "attention_layers",
-    "no_rope_layers",
-    "block_configs",
-    "activation_sparsity_pattern",
-    "intermediate_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "num_query_heads",
-    "num_kv_heads",
-    "ffn_multipliers",
-}
-
 
 def side_files(donor: Checkpoint) -> tuple[Path, ...]:
     """The donor's files that belong in every model made from it, config and weights aside."""
@@ -88,6 +72,7 @@ def output_config(
     layers: int | None = None,
     tie: bool | None = None,
     picked: Sequence[int] | None = None,
+    stack: str = "",
 ) -> dict[str, Any]:
     """The donor's config, for the weights that were written.
 
@@ -96,11 +81,12 @@ def output_config(
         dtype: Torch's name of the weights' dtype; `torch_dtype`, the key of old, goes.
         layers: Number of layers written; None keeps the donor's.
         tie: Whether the head shares the embedding; None keeps the donor's word.
-        picked: The donor's layer behind each output layer: lists with one entry per layer (``layer_types``) follow it.
+        picked: The donor's layer behind each output layer: what is said of single layers (``layer_types``) follows it.
+        stack: The layers that were written, ``model.decoder.layers``: encoders and decoders are counted apart.
 
     Raises:
-        InputError: the number of layers changes, and the config has no key for it, or has lists with one entry per
-            layer that `picked` cannot be followed in.
+        InputError: the number of layers changes, and the config has no key for it, or has no words for the layers
+            that were picked.
     """
     result = deepcopy(dict(config))
     language = result["text_config"] if text_config(result) is not result else result
@@ -115,7 +101,7 @@ def output_config(
         for part in [p for p in (result, language) if "tie_word_embeddings" in p] or [result]:
             part["tie_word_embeddings"] = tie
     if layers is not None:
-        _set_layers(language, layers, picked)
+        _set_layers(language, layers, picked, stack)
     return result
 
 
@@ -135,18 +121,16 @@ def _copy(file: Path, copy: Path) -> None:
         raise MergeoptError(f"{copy}: cannot be copied from {file} ({fault.strerror})") from fault
 
 
-def _set_layers(config: dict[str, Any], layers: int, picked: Sequence[int] | None) -> None:
-    stated = layer_count(config)
+def _set_layers(config: dict[str, Any], layers: int, picked: Sequence[int] | None, stack: str) -> None:
+    keys = layer_count_keys(stack)
+    stated = layer_count(config, stack)
     if stated is None:
-        keys = ", ".join(LAYER_COUNT_KEYS)
-        raise InputError(f"config.json has none of {keys}: a model of {layers} layers cannot be described")
-    key, before = stated
-    for name in _PER_LAYER & config.keys():
-        value = config[name]
-        if not isinstance(value, list) or len(value) != before:
-            continue
-        if picked is not None and max(picked, default=0) < before:
-            config[name] = [value[layer] for layer in picked]
-        elif picked is not None or layers != before:
-            raise InputError(f"config.json lists {name} for {before} layers, the merge has {layers}")
-    config[key] = layers
+        raise InputError(f"config.json has none of {', '.join(keys)}: a model of {layers} layers cannot be described")
+    before = stated[1]
+    if picked is not None:
+        config.update(follow_layers(config, picked, before))
+    elif layers != before and (lists := per_layer(config, before)):
+        raise InputError(f"config.json lists {lists[0]} for {before} layers, the merge has {layers}")
+    for key in keys:
+        if config.get(key) == before:
+            config[key] = layers

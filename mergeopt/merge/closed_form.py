@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mergeopt.errors import InputError
+from mergeopt.merge.layout import FLOATS, Input, Slot, lay_out
 from mergeopt.merge.names import is_embedding
-from mergeopt.merge.plan import FLOATS, Input, Slot, lay_out
 from mergeopt.merge.sources import Checkpoints, FileSource, facts, opened_readers
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.recipe import Recipe

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mergeopt.errors import InputError
-from mergeopt.merge.plan import Input, Job
+from mergeopt.merge.layout import Input
+from mergeopt.merge.plan import Job
 from mergeopt.merge.refinement import Refinement, delta, rescaled
 from mergeopt.merge.sources import TensorSource
 from mergeopt.methods import Method
@@ -159,7 +160,7 @@ def _verbatim(job: Job, source: TensorSource) -> Iterator[Tensor]:
                     f"{str(job.reads[0].model)!r} and {str(item.model)!r}",
                     remedy="numbers that are not floating point cannot be merged",
                 )
-        yield first
+        yield first.to(getattr(torch, job.dtype))
 
 
 def _numel(job: Job) -> int:

@@ -21,7 +21,9 @@ from mergeopt.checkpoint.sidefiles import copy_side_files, output_config, write_
 from mergeopt.checkpoint.writer import CheckpointWriter, OutputTensor
 from mergeopt.errors import InputError
 from mergeopt.files import write_text
-from mergeopt.merge.plan import LeftOut, Plan, fill, lay_out, unmatched_filters
+from mergeopt.merge.layout import lay_out
+from mergeopt.merge.notices import layout_notices
+from mergeopt.merge.plan import Plan, fill, unmatched_filters
 from mergeopt.merge.refinement import SIDECAR, Refinement
 from mergeopt.merge.sources import Checkpoints, facts
 from mergeopt.merge.stream import Progress, stream
@@ -46,7 +48,7 @@ class Prepared:
         """Whose tokenizer and chat template the output carries."""
         return choose_vocabulary(self.recipe, self.checkpoints)
 
-    @property
+    @cached_property
     def config(self) -> dict[str, Any]:
         """The output's config.json."""
         donor = self.checkpoints[self.recipe.donor]
@@ -57,20 +59,21 @@ class Prepared:
             layers=None if picked is None else len(picked),
             tie=False if self.plan.untied else None,
             picked=picked,
+            stack=donor.shape.main,
         )
 
 
 def prepare(recipe: Recipe, checkpoints: Checkpoints) -> Prepared:
-    """Plans the merge. Raises InputError where models, settings or the refinement do not fit."""
+    """Plans the merge. Raises InputError where models, settings, the refinement or the output's config do not fit."""
     schema = SCHEMAS[recipe.method]
-    layout = lay_out(recipe, facts(checkpoints), schema)
+    models = facts(checkpoints)
+    layout = lay_out(recipe, models, schema)
     plan = fill(layout, recipe, schema)
     refinement = None if recipe.refinement is None else Refinement.read(Path(recipe.refinement), plan)
     prepared = Prepared(recipe, checkpoints, plan, (), refinement)
-    notices = [*unmatched_filters(layout, recipe), *_left_out(layout.left_out), *prepared.vocabulary.notices]
-    if layout.untied:
-        notices.append(f"the head is written: the output's config unties it from the embeddings of {recipe.donor}")
-    return replace(prepared, notices=tuple(notices))
+    _ = prepared.config  # refused now, not when the weights are written
+    notices = [*unmatched_filters(layout, recipe), *layout_notices(layout, recipe, models)]
+    return replace(prepared, notices=(*notices, *prepared.vocabulary.notices))
 
 
 def merge_to_folder(
@@ -137,9 +140,10 @@ def portability(prepared: Prepared) -> str:
     if prepared.refinement is not None:
         return "mergeopt only"
     method = METHODS[prepared.plan.method]
-    if method.schema.random and any(min(job.coefficients["density"], default=1) < 1 for job in prepared.plan.jobs):
+    jobs = [job for job in prepared.plan.jobs if not job.verbatim]
+    if method.schema.random and any(min(job.coefficients["density"], default=1) < 1 for job in jobs):
         return "other random draw"
-    copied = method.name == "passthrough" and all(job.coefficients["scale"] == (None,) for job in prepared.plan.jobs)
+    copied = method.name == "passthrough" and all(job.coefficients["scale"] == (None,) for job in jobs)
     return "exact" if copied else "rounding"
 
 
@@ -182,14 +186,3 @@ def _main_dtype(plan: Plan) -> str:
     for job in plan.jobs:
         sizes[job.dtype] += 0 if job.verbatim else prod(job.shape)
     return sizes.most_common(1)[0][0]
-
-
-def _left_out(items: tuple[LeftOut, ...]) -> list[str]:
-    """One line per reason and model."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for left in items:
-        groups.setdefault((str(left.input.model), left.why), []).append(left.input.tensor)
-    return [
-        f"left out of {model!r}: {names[0]!r}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({why})"
-        for (model, why), names in groups.items()
-    ]

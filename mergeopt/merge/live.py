@@ -5,6 +5,7 @@ every checkpoint name the *view* of live memory that holds it. Writing a candida
 tensors whose coefficients did not change since the last candidate are left as they are.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mergeopt.checkpoint.jsonfile import with_special_floats
 from mergeopt.errors import InputError, MergeoptError
 from mergeopt.merge.compute import compute, depends, whole
-from mergeopt.merge.plan import Input, Job, Plan
+from mergeopt.merge.layout import Input
+from mergeopt.merge.plan import Job, Plan
 from mergeopt.merge.refinement import Refinement
 from mergeopt.merge.sources import TensorSource
 from mergeopt.methods import METHODS
@@ -63,7 +66,7 @@ class LiveModel:
     def whole(self, job: Job, plan: Plan) -> Any:
         """Whole-tensor numbers, kept from the last candidate where nothing they depend on has changed."""
         method = METHODS[plan.method]
-        if method.measure is None:
+        if method.measure is None or job.verbatim:
             return None
         key = (plan.method, plan.seed, job.inputs, job.base, job.dtype, depends(job, method))
         kept = self._remembered.get(job.tensor)
@@ -101,29 +104,55 @@ def skeleton(folder: Path, config: Mapping[str, Any], device: torch.device, dtyp
         dtype: Of the floating-point parameters.
 
     Raises:
-        InputError: transformers does not know the architecture.
+        InputError: transformers does not know the architecture, or it is no causal language model.
     """
+    import transformers
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-    fields = dict(config)
+    fields = with_special_floats(dict(config))
+    kind = fields.pop("model_type", "")
+    where = str(folder / "config.json")
     try:
-        parsed = AutoConfig.for_model(fields.pop("model_type", ""), **fields)
+        parsed = transformers.AutoConfig.for_model(kind, **fields)
+        _check_causal(config, parsed, where)
         with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(parsed, dtype=dtype)
+            model = transformers.AutoModelForCausalLM.from_config(parsed, dtype=dtype)
     except (ValueError, KeyError) as error:
         problem = f"transformers cannot build this model: {str(error).splitlines()[0]}"
-        raise InputError(problem, where=str(folder / "config.json")) from None
-    for module in model.modules():
+        raise InputError(problem, where=where) from None
+    wide = [re.compile(re.escape(key).replace(r"\*", ".*")) for key in model._get_dtype_plan(dtype)]
+    for place, module in model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            kind = torch.float32 if _is_any(wide, f"{place}.{name}") else parameter.dtype
+            empty = torch.empty(parameter.shape, dtype=kind, device=device)
             setattr(module, name, nn.Parameter(empty, requires_grad=False))
         for name, buffer in list(module.named_buffers(recurse=False)):
-            module._buffers[name] = buffer.to(device)
+            kind = torch.float32 if _is_any(wide, f"{place}.{name}") else buffer.dtype
+            module._buffers[name] = buffer.to(device, kind)
     model.tie_weights()
     if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+        model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
     return model.eval()
+
+
+def _check_causal(config: Mapping[str, Any], parsed: Any, where: str) -> None:
+    """Raises InputError for a class of transformers that AutoModelForCausalLM would not build from this config."""
+    import transformers
+
+    causal = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(parsed), None)
+    named = next(iter(config.get("architectures") or ()), None)
+    other = named is not None and hasattr(transformers, named) and named != getattr(causal, "__name__", None)
+    if causal is None or other:
+        raise InputError(
+            f"this is {named or type(parsed).__name__}, and candidates are scored as causal language models",
+            where=where,
+            remedy="`mergeopt merge` merges models of any kind; search needs a language model that generates",
+        )
+
+
+def _is_any(patterns: Iterable[re.Pattern[str]], name: str) -> bool:
+    """Does transformers keep it in float32, whatever the model's dtype?"""
+    return any(pattern.search(name) for pattern in patterns)
 
 
 def bind(model: Any, names: Iterable[str]) -> dict[str, Tensor]:

@@ -25,7 +25,8 @@ from mergeopt.checkpoint.header import StoredTensor, encode_header, read_header
 from mergeopt.checkpoint.reader import byte_view
 from mergeopt.checkpoint.staging import Staging
 from mergeopt.errors import InputError, did_you_mean
-from mergeopt.merge.plan import Input, Job, Plan
+from mergeopt.merge.layout import Input
+from mergeopt.merge.plan import Job, Plan
 from mergeopt.methods.chunks import Chunk
 
 SIDECAR = "recipe.refinement"  # beside the recipe; without a suffix by which loaders would take it for weights

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from mergeopt.checkpoint.checkpoint import Checkpoint
+from mergeopt.checkpoint.layout import quantisation
 from mergeopt.checkpoint.locate import locate_model
 from mergeopt.checkpoint.reader import Reader
 from mergeopt.errors import InputError
-from mergeopt.merge.plan import Facts, Input
+from mergeopt.merge.layout import Facts, Input
 from mergeopt.methods.chunks import CHUNK
 from mergeopt.recipe.recipe import ModelRef
 
@@ -65,7 +66,7 @@ def open_models(refs: Iterable[ModelRef], near: Path | None) -> dict[ModelRef, C
 
 def facts(checkpoints: Checkpoints) -> dict[ModelRef, Facts]:
     """What planning needs to know of each model."""
-    return {ref: Facts(c.shape, bool(_tied(c.config))) for ref, c in checkpoints.items()}
+    return {ref: Facts(c.shape, bool(_tied(c.config)), quantisation(c.config)) for ref, c in checkpoints.items()}
 
 
 def _tied(config: Mapping[str, object]) -> object:

@@ -3,10 +3,15 @@
 `Shape` is how facts about checkpoints reach the recipe and the space, which know nothing of files or torch.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+
+# What works on the input before the first layer of the language model; what else is no layer comes after the last.
+_BEFORE = re.compile(r"embed(?!_out)|(^|\.)(w[tp]e|shared)\.|project_in|projector|connector|merger|patch")
+_TOWER = re.compile(r"vis|image|video|audio|speech|(^|\.)encoder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +50,44 @@ class Shape:
     stacks: Mapping[str, int]  # "model.layers" -> 32; encoder-decoders have two
 
     @cached_property
+    def main(self) -> str:
+        """The stack that `layer_range` and a search's depth speak of: the language model's; "" where there is none.
+
+        It is filed nearest to the token embeddings, the tallest matrix of no layer (``language_model.model.layers``
+        beside ``language_model.model.embed_tokens``), so that a longer vision tower is not taken for it; of several
+        equally near, as in T5, the longest.
+        """
+
+        def rank(stack: str) -> tuple[int, int]:
+            return max((_shared(stack, info.name) for info in self._tallest), default=0), self.stacks[stack]
+
+        return max(self.stacks, key=rank, default="")
+
+    @property
     def layers(self) -> int:
-        """Layers of the longest stack, the one that `layer_range` and depth speak of."""
-        return max(self.stacks.values(), default=0)
+        """Layers of the main stack."""
+        return self.stacks.get(self.main, 0)
+
+    @property
+    def embedding(self) -> TensorInfo | None:
+        """The token embedding matrix, [vocabulary, hidden]."""
+        return max(self._tallest, key=lambda info: _shared(self.main, info.name), default=None)
+
+    def before_layers(self, info: TensorInfo) -> bool:
+        """Does it work before the main stack's first layer: an embedding, a vision tower, an encoder?
+
+        Only such tensors come from a recipe's first slice; all others of no layer come from its last.
+        """
+        near = max((_shared(stack, info.name) for stack in self.stacks if stack != self.main), default=0)
+        if near > _shared(self.main, info.name):
+            return bool(_TOWER.search(info.stack or info.name))
+        return bool(_BEFORE.search(info.name))
+
+    @cached_property
+    def _tallest(self) -> tuple[TensorInfo, ...]:
+        matrices = [info for info in self.outer if len(info.shape) == 2]
+        rows = max((info.shape[0] for info in matrices), default=0)
+        return tuple(info for info in matrices if info.shape[0] == rows)
 
     @property
     def outer(self) -> tuple[TensorInfo, ...]:
@@ -56,3 +96,13 @@ class Shape:
 
     def __iter__(self) -> Iterator[TensorInfo]:
         return iter(self.tensors.values())
+
+
+def _shared(stack: str, name: str) -> int:
+    """How many words two names begin with in common."""
+    count = 0
+    for a, b in zip(stack.split("."), name.split("."), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count

@@ -64,7 +64,7 @@ def outline(recipe: Recipe, schema: MethodSchema, shape_of: ShapeOf) -> Outline:
     """
     shapes = {ref: shape_of(ref) for ref in recipe.models}
     donor = shapes[recipe.donor]
-    stack = max(donor.stacks, key=lambda name: donor.stacks[name], default="")
+    stack = donor.main
     counts = tuple(_count(part, shapes, stack) for part in recipe.slices)
     starts = tuple(sum(counts[:i]) for i in range(len(counts)))
     merged = tuple(
@@ -74,9 +74,9 @@ def outline(recipe: Recipe, schema: MethodSchema, shape_of: ShapeOf) -> Outline:
     places: list[Place] = []
     for index, part in enumerate(recipe.slices):
         places += _layers(part, index, shapes, stack, starts[index], counts[index], sum(counts))
-    others = {info.name: info for shape in shapes.values() for info in shape if info.stack != stack}
+    others = {info.name: info for shape in shapes.values() for info in shape if info.outer or info.stack != stack}
     for info in others.values():
-        index = 0 if _before_layers(info.name) else len(recipe.slices) - 1
+        index = 0 if donor.before_layers(info) else len(recipe.slices) - 1
         depth = depth_of(info.layer, donor.stacks.get(info.stack, 1))
         names = tuple(_own_name(info, shapes[source.model]) for source in recipe.slices[index].sources)
         places.append(Place(info.name, index, depth, None if info.outer else depth, None, names, info))
@@ -131,14 +131,7 @@ def _layers(
 
 def _own_name(info: TensorInfo, shape: Shape) -> str:
     """The tensor's name in a source: a tied head is read from the embedding matrix."""
-    if info.name in shape.tensors or not info.outer:
+    embedding = shape.embedding
+    if info.name in shape.tensors or embedding is None or not info.outer or info.shape != embedding.shape:
         return info.name
-    return next((t.name for t in shape.outer if t.name.endswith(_EMBEDDINGS)), info.name)
-
-
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "shared.weight")
-
-
-def _before_layers(name: str) -> bool:
-    """Does the first slice give this tensor, and not the last?"""
-    return "embed" in name.removesuffix("embed_out.weight") or ".wte." in f".{name}" or ".wpe." in f".{name}"
+    return embedding.name

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mergeopt.merge.plan import Layout
+from mergeopt.merge.layout import Layout
 from mergeopt.recipe.schema import MethodSchema
 from mergeopt.space.branch import Branch
 from mergeopt.space.meaning import Affine

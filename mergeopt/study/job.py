@@ -11,7 +11,9 @@ import numpy as np
 from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.errors import InputError, placed
 from mergeopt.files import find_file
-from mergeopt.merge.plan import lay_out, unmatched_filters
+from mergeopt.merge.layout import lay_out
+from mergeopt.merge.notices import layout_notices
+from mergeopt.merge.plan import unmatched_filters
 from mergeopt.merge.sources import Checkpoints, facts, open_models
 from mergeopt.methods import SCHEMAS
 from mergeopt.optimizers import VERSION
@@ -98,6 +100,7 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
         layout = lay_out(reading.recipe, facts(opened), SCHEMAS[reading.recipe.method])
         for problem in unmatched_filters(layout, reading.recipe):
             raise InputError(problem, where=file.recipe.source)
+        notices += layout_notices(layout, reading.recipe, facts(opened))
     listed = named(file.optimize.start, file.optimize.compare, near, recipes[0])
     opened.update(open_models([r for c in listed for r in c.recipe.models if r not in opened], near))
     opened.update(open_models([ref for ref in _teachers(file) if ref not in opened], near))

@@ -11,7 +11,7 @@ from typing import Literal
 from mergeopt.errors import InputError
 from mergeopt.files import find_file
 from mergeopt.merge.closed_form import layer_weights, norm_weights, overlaps
-from mergeopt.merge.plan import lay_out
+from mergeopt.merge.layout import lay_out
 from mergeopt.merge.refinement import Refinement
 from mergeopt.merge.sources import Checkpoints, facts
 from mergeopt.methods import SCHEMAS

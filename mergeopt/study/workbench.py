@@ -13,8 +13,9 @@ import torch
 
 from mergeopt.errors import InputError
 from mergeopt.merge.folder import Prepared
+from mergeopt.merge.layout import Input, Layout, lay_out
 from mergeopt.merge.live import LiveModel, NotFiniteError, bind, skeleton
-from mergeopt.merge.plan import Input, Layout, Plan, fill, lay_out
+from mergeopt.merge.plan import Plan, fill
 from mergeopt.merge.refinement import Refinement
 from mergeopt.merge.sources import Checkpoints, FileSource, ResidentSource, TensorSource, facts
 from mergeopt.methods import SCHEMAS

@@ -7,7 +7,8 @@ from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.checkpoint.header import StoredTensor
 from mergeopt.checkpoint.layout import shape_of
 from mergeopt.merge.folder import Prepared, merge_to_folder, prepare
-from mergeopt.merge.plan import Facts, Job, Plan, make_plan
+from mergeopt.merge.layout import Facts
+from mergeopt.merge.plan import Job, Plan, make_plan
 from mergeopt.merge.sources import open_models
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.document import parse_document

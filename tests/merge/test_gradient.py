@@ -116,7 +116,7 @@ def test_every_method_agrees_with_autograd_through_the_merge(inside: Path, metho
     close(engine(live, of.plan), oracle(live, of.plan), 1e-5)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2-tied", "gpt_neox", "mixtral"])
+@pytest.mark.parametrize("architecture", ["llama", "llama-tied", "gpt-neox", "mixtral"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_layout_of_live_memory(inside: Path, architecture: str, dtype: torch.dtype):
     family(inside, architecture, dtype)

@@ -1,11 +1,15 @@
 """Which tensors, with which numbers: the rules that are easily got wrong, each on its own."""
 
 import re
+from pathlib import Path
 
 import pytest
 
+from mergeopt.checkpoint.header import StoredTensor
+from mergeopt.checkpoint.layout import shape_of
 from mergeopt.errors import InputError
-from mergeopt.merge.plan import Input, lay_out, unmatched_filters
+from mergeopt.merge.layout import Facts, Input, lay_out
+from mergeopt.merge.plan import unmatched_filters
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.recipe import ModelRef
 from tests.merge.conftest import facts_of, jobs_of, plan_of, recipe_of
@@ -179,7 +183,21 @@ def test_stacking_renumbers_layers_and_names_what_is_left_out():
             {"a": facts_of(), "b": facts_of(model__norm__bias=("float32", (16,)))},
             "model 'a' lacks tensor 'model.norm.bias', which 'b' has",
         ),
-        (SLERP % 1, {"a": facts_of(), "b": facts_of(head=False)}, "model 'b' lacks tensor 'lm_head.weight'"),
+        (
+            SLERP % 1,
+            {"a": facts_of(), "b": facts_of(model__embed_tokens__weight=("float32", ()))},
+            "model 'b' lacks tensor 'model.embed_tokens.weight', which 'a' has",
+        ),
+        (
+            SLERP % 1,
+            {"a": facts_of(), "b": facts_of(lm_head__weight=("float8_e4m3fn", (32, 16)))},
+            "'lm_head.weight' is float32 and float8_e4m3fn; merge models stored in one way",
+        ),
+        (
+            SLERP % 1,
+            {n: facts_of(lm_head__weight=("float8_e4m3fn", (32, 16))) for n in "ab"},
+            "'lm_head.weight' is float8_e4m3fn, which is merged only when widened; dequantise the models first",
+        ),
         (
             SLERP % 1,
             {"a": facts_of(), "b": facts_of(model__norm__weight=("float8_e4m3fn", (16,)))},
@@ -208,6 +226,104 @@ def test_tied_models_stay_tied():
 def test_a_written_head_is_never_tied():
     assert plan_of(SLERP % 1, a=facts_of(tied=True), b=facts_of(tied=True)).untied
     assert not plan_of(SLERP % 1, a=facts_of(), b=facts_of(tied=True, head=False)).untied
+
+
+SCORE = {"score__weight": ("float32", (3, 16))}
+TASK = "merge_method: task_arithmetic\nbase_model: c\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n"
+
+
+def classifiers(*names: str) -> dict[str, Facts]:
+    """Language models `a`, `b` and base `c`, of which the named ones have a classifier instead of a head."""
+    return {n: facts_of(head=n not in names, **(SCORE if n in names else {})) for n in "abc"}
+
+
+def lacking(plan_text: str, models: dict[str, Facts]) -> list[tuple[str, str, str]]:
+    recipe = recipe_of(plan_text)
+    layout = lay_out(recipe, {ModelRef(n): f for n, f in models.items()}, SCHEMAS[recipe.method])
+    return [(item.input.model.path, item.input.tensor, item.so) for item in layout.lacking]
+
+
+def test_a_head_that_only_some_have_is_merged_among_them():
+    models = classifiers("a", "b")
+    del models["c"]
+    models["b"] = facts_of()
+    jobs = jobs_of(plan_of(LINEAR % 0.5, **models))
+    assert [item.model.path for item in jobs["score.weight"].inputs] == ["a"]
+    assert jobs["score.weight"].coefficients["weight"] == (0.5,) and not jobs["score.weight"].verbatim
+    assert lacking(LINEAR % 0.5, models) == [
+        ("b", "score.weight", "merged from a"),
+        ("a", "lm_head.weight", "merged from b; the output's config.json is this model's and may not know it"),
+    ]
+
+
+def test_what_only_the_base_or_only_one_model_has_is_copied():
+    jobs = jobs_of(plan_of(TASK, **classifiers("a")))
+    assert jobs["score.weight"].verbatim and [i.model.path for i in jobs["score.weight"].inputs] == ["a"]
+    assert [i.model.path for i in jobs["lm_head.weight"].inputs] == ["b"] and jobs["lm_head.weight"].base is not None
+    only_base = {"a": facts_of(head=False), "b": facts_of(head=False), "c": facts_of()}
+    head = jobs_of(plan_of(TASK, **only_base))["lm_head.weight"]
+    assert head.verbatim and head.base is None and [i.model.path for i in head.inputs] == ["c"]
+    assert lacking(TASK, only_base) == [(n, "lm_head.weight", "copied from c") for n in "ab"]
+
+
+def test_a_delta_needs_the_base():
+    words = "base_model 'c' lacks tensor 'score.weight', which a and b have: there is no delta; give a base_model that"
+    with pytest.raises(InputError, match=re.escape(words)):
+        plan_of(TASK, **classifiers("a", "b"))
+
+
+def test_the_first_slice_gives_the_embeddings_and_the_last_its_own_head():
+    text = STACK.replace("[1, 4]", "[2, 4]")
+    plan = plan_of(text, a=facts_of(), b=facts_of(head=False, **SCORE))
+    assert "score.weight" in jobs_of(plan) and "lm_head.weight" not in jobs_of(plan)
+    left = {(item.input.model.path, item.input.tensor): item.why for item in plan.left_out}
+    assert left["a", "lm_head.weight"] == "only the first and last slice give it"
+
+
+def test_prediction_layers_stay_behind_the_last_layer():
+    def deep(predicts: bool) -> Facts:
+        extra = {"model__layers__4__eh_proj__weight": ("float32", (16, 16))} if predicts else {}
+        facts = facts_of(5 if predicts else 4)
+        sizes = {n: t for n, t in facts.shape.tensors.items() if not n.startswith("model.layers.4.mlp")}
+        stored = {n: StoredTensor(n, t.dtype, t.shape, Path("x"), 0, 0) for n, t in sizes.items()}
+        for name, (dtype, shape) in extra.items():
+            stored[name.replace("__", ".")] = StoredTensor(name.replace("__", "."), dtype, shape, Path("x"), 0, 0)
+        return Facts(shape_of(stored, {"num_hidden_layers": 4, "num_nextn_predict_layers": 1}), False)
+
+    jobs = jobs_of(plan_of(STACK, a=deep(True), b=deep(True)))
+    predicting = jobs["model.layers.5.eh_proj.weight"]
+    assert predicting.inputs == (Input(ModelRef("b"), "model.layers.4.eh_proj.weight"),)
+    assert jobs[UP.format(4)].inputs == (Input(ModelRef("b"), UP.format(3)),)
+    tuned = plan_of(TASK, a=deep(False), b=deep(True), c=deep(True))  # fine-tuning often drops them
+    assert [i.model.path for i in jobs_of(tuned)["model.layers.4.eh_proj.weight"].inputs] == ["b"]
+
+
+@pytest.mark.parametrize("kind", ["gptq", "fp8"])
+def test_quantised_models_are_copied_or_refused(kind: str):
+    codes = facts_of(model__layers__0__mlp__up_proj__qweight=("int32", (2, 16)))
+    models = {n: Facts(codes.shape, False, kind) for n in "ab"}
+    with pytest.raises(InputError, match=rf"model 'a' is quantised \({kind}\): .* dequantise it first"):
+        plan_of(LINEAR % 1, **models)
+    copy = "merge_method: passthrough\nmodels: [{model: a}]\n"
+    assert jobs_of(plan_of(copy, a=models["a"]))["model.layers.0.mlp.up_proj.qweight"].dtype == "int32"
+    for touching in ("dtype: bfloat16\n", "parameters: {scale: 0.5}\n"):
+        with pytest.raises(InputError, match="quantised"):
+            plan_of(copy + touching, a=models["a"])
+
+
+def test_each_stack_has_its_own_depth_and_the_longer_tower_is_not_the_main_one():
+    names = {f"visual.blocks.{i}.attn.weight": (16, 16) for i in range(5)}
+    names |= {f"model.layers.{i}.attn.weight": (16, 16) for i in range(3)}
+    names |= {"visual.merger.mlp.0.weight": (16, 16), "model.embed_tokens.weight": (40, 16), "model.norm.weight": (16,)}
+    stored = {n: StoredTensor(n, "float32", shape, Path("x"), 0, 0) for n, shape in names.items()}
+    seeing = Facts(shape_of(stored, {"text_config": {"num_hidden_layers": 3}}), True)
+    jobs = jobs_of(plan_of(SLERP % "[0, 1]", a=seeing, b=seeing))
+    assert [jobs[f"visual.blocks.{i}.attn.weight"].coefficients["t"] for i in range(5)] == [0, 0.25, 0.5, 0.75, 1]
+    assert [jobs[f"model.layers.{i}.attn.weight"].coefficients["t"] for i in range(3)] == [0, 0.5, 1]
+    stacked = jobs_of(plan_of(STACK.replace("[1, 4]", "[1, 3]"), a=seeing, b=seeing))
+    assert [stacked[f"model.layers.{i}.attn.weight"].inputs[0].model.path for i in range(4)] == ["a", "a", "b", "b"]
+    assert {stacked[n].inputs[0].model.path for n in names if n.startswith("visual")} == {"a"}
+    assert stacked["model.norm.weight"].inputs[0].model.path == "b"
 
 
 def test_buffers_are_left_out_by_name():

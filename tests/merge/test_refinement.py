@@ -18,8 +18,9 @@ from mergeopt.merge import live as living_module
 from mergeopt.merge.compute import compute
 from mergeopt.merge.folder import Prepared, merge_to_folder
 from mergeopt.merge.gradient import contracting
+from mergeopt.merge.layout import Input
 from mergeopt.merge.live import LiveModel
-from mergeopt.merge.plan import Input, Job, Plan
+from mergeopt.merge.plan import Job, Plan
 from mergeopt.merge.refinement import KINDS, SIDECAR, Key, Refinement, empty
 from mergeopt.merge.refinement_gradient import RefinementGradient
 from mergeopt.merge.sources import FileSource, ResidentSource

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mergeopt.errors import InputError
-from mergeopt.merge.plan import Input
+from mergeopt.merge.layout import Input
 from mergeopt.merge.sources import FileSource, ResidentSource, facts, open_models, opened_readers
 from mergeopt.recipe.recipe import ModelRef
 from tests.conftest import llama_weights, read_weights, write_model

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from mergeopt.merge.plan import Facts, fill, lay_out
+from mergeopt.merge.layout import Facts, lay_out
+from mergeopt.merge.plan import fill
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.document import Document, parse_document
 from mergeopt.recipe.read import read_recipe

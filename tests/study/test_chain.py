@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from mergeopt.merge.plan import Layout, Plan, fill, lay_out
+from mergeopt.merge.layout import Layout, lay_out
+from mergeopt.merge.plan import Plan, fill
 from mergeopt.merge.sources import facts
 from mergeopt.methods import SCHEMAS
 from mergeopt.study.chain import Chain

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from mergeopt.errors import InputError
-from mergeopt.merge.plan import fill, lay_out
+from mergeopt.merge.layout import lay_out
+from mergeopt.merge.plan import fill
 from mergeopt.merge.sources import facts, open_models
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.document import parse_document

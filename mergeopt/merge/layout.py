@@ -1,0 +1,364 @@
+"""Which tensors go into which, before any number of the recipe counts.
+
+The shapes of the models and the recipe's structure decide it; a search lays out once for all its candidates. Every
+tensor of every source is merged, copied or left out by name: nothing vanishes in silence.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from mergeopt.errors import InputError
+from mergeopt.merge.names import is_buffer, is_embedding, is_head
+from mergeopt.recipe.recipe import ModelRef, Recipe, Slice, Source
+from mergeopt.recipe.schema import MethodSchema
+from mergeopt.recipe.settings import depth_of
+from mergeopt.recipe.shape import Shape, TensorInfo
+
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A tensor that is read: which model's, under which name."""
+
+    model: ModelRef
+    tensor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One output tensor and what goes into it.
+
+    `part` indexes the recipe's slices and `depth` is the depth inside it; `sources` are (index in the slice, input).
+    `copied`: only one model has it, so that there is nothing to merge.
+    """
+
+    tensor: str
+    shape: tuple[int, ...]
+    dtype: str
+    part: int
+    depth: float
+    layer: int | None
+    sources: tuple[tuple[int, Input], ...]
+    base: Input | None
+    copied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A source's tensor that goes nowhere, and why."""
+
+    input: Input
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """An output tensor that a source does not have, and what becomes of it."""
+
+    input: Input
+    so: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Every output tensor with its inputs; no numbers yet."""
+
+    slots: tuple[Slot, ...]
+    left_out: tuple[LeftOut, ...]
+    picked: tuple[int, ...] | None  # where slices assemble the stack: the first source's layer behind each layer
+    untied: bool = False  # a head is written although the donor's config ties it to the embeddings
+    lacking: tuple[Lack, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What planning knows of one model: its shape, whether its embeddings are its head, and how it is quantised."""
+
+    shape: Shape
+    tied: bool
+    quantised: str = ""  # "gptq", "fp8", …; "" for plain weights
+
+
+def lay_out(recipe: Recipe, models: Mapping[ModelRef, Facts], schema: MethodSchema) -> Layout:
+    """Which tensors go into which.
+
+    Args:
+        recipe: Its numbers do not matter here.
+        models: Facts of every model in `recipe.models`.
+        schema: The recipe's method.
+
+    Raises:
+        InputError: different numbers of layers, shapes or tensors; a layer range beyond a model; quantised weights.
+    """
+    return _LayOut(recipe, models, schema).run()
+
+
+Found = tuple[int, Input, TensorInfo]  # index in the slice, what is read, how it looks
+
+
+class _LayOut:
+    def __init__(self, recipe: Recipe, models: Mapping[ModelRef, Facts], schema: MethodSchema) -> None:
+        self.recipe, self.models, self.schema = recipe, models, schema
+        self.donor = models[recipe.donor].shape
+        self.stack = self.donor.main
+        self.slots: list[Slot] = []
+        self.left_out: list[LeftOut] = []
+        self.lacking: list[Lack] = []
+        self.layers = 0  # of the output
+
+    def run(self) -> Layout:
+        self._check_quantised()
+        self._check_layers()
+        first, last = self.recipe.slices[0], self.recipe.slices[-1]
+        self.layers = sum(b - a for a, b in (self._range(part.sources[0]) for part in self.recipe.slices))
+        before: list[tuple[str, TensorInfo]] = []
+        after: list[tuple[str, TensorInfo]] = []
+        for output, info in self._outer(first, last):
+            (before if self.donor.before_layers(info) else after).append((output, info))
+        for output, info in before:
+            self._slot(first, 0, output, self._own_names(first, output), info.layer)
+        offset = 0
+        for index, part in enumerate(self.recipe.slices):
+            offset = self._layers(part, index, offset)
+        for output, info in after:
+            self._slot(last, len(self.recipe.slices) - 1, output, self._own_names(last, output), info.layer)
+        self._account()
+        picked = None if self.recipe.whole_models else self._picked()
+        untied = self.models[self.recipe.donor].tied and any(is_head(slot.tensor) for slot in self.slots)
+        return Layout(tuple(self.slots), tuple(self.left_out), picked, untied, tuple(self.lacking))
+
+    def _check_quantised(self) -> None:
+        """Codes, scales and zero points are no weights: they are copied, never merged, nor cast to another dtype."""
+        for ref in self.recipe.models:
+            kind = self.models[ref].quantised
+            if kind and (self.schema.max_sources != 1 or self.schema.takes_base or _changes_numbers(self.recipe)):
+                raise InputError(
+                    f"model {str(ref)!r} is quantised ({kind}): its tensors are codes, which cannot be merged",
+                    remedy="take the model it was made from, or dequantise it first (transformers: "
+                    "model.dequantize(), save_pretrained); passthrough without scale and dtype copies it as it is",
+                )
+
+    def _picked(self) -> tuple[int, ...]:
+        ranges = [self._range(part.sources[0]) for part in self.recipe.slices]
+        return tuple(layer for first, last in ranges for layer in range(first, last))
+
+    def _layers_of(self, ref: ModelRef) -> int:
+        return self.models[ref].shape.stacks.get(self.stack, 0)
+
+    def _range(self, source: Source) -> tuple[int, int]:
+        layers = self._layers_of(source.model)
+        if source.layer_range is None:
+            return 0, layers
+        if source.layer_range[1] > layers:
+            raise InputError(
+                f"layer_range {list(source.layer_range)} goes beyond {str(source.model)!r}, which has {layers} layers",
+                remedy=f"the last layer_range may end at {layers}",
+            )
+        return source.layer_range
+
+    def _check_layers(self) -> None:
+        for part in self.recipe.slices:
+            counts = {str(s.model): self._range(s)[1] - self._range(s)[0] for s in self._all_sources(part)}
+            if len(set(counts.values())) > 1:
+                listed = ", ".join(f"{name} has {n}" for name, n in counts.items())
+                raise InputError(f"models of different depth cannot be merged: {listed} layers", remedy="use slices:")
+
+    def _all_sources(self, part: Slice) -> tuple[Source, ...]:
+        """The slice's sources, and the base where `models:` leaves it unlisted."""
+        if self._unlisted_base(part):
+            assert self.recipe.base is not None
+            return (*part.sources, Source(self.recipe.base))
+        return part.sources
+
+    def _unlisted_base(self, part: Slice) -> bool:
+        base = self.recipe.base
+        return self.schema.takes_base and base is not None and all(s.model != base for s in part.sources)
+
+    def _outer(self, first: Slice, last: Slice) -> Iterator[tuple[str, TensorInfo]]:
+        """Tensors outside the main stack under the output's names, each once, donor's order first."""
+        giving = [source.model for part in (first, last) for source in self._all_sources(part)]
+        refs = dict.fromkeys(sorted(giving, key=lambda ref: ref != self.recipe.donor))
+        seen: set[str] = set()
+        for ref in refs:
+            for info in self.models[ref].shape:
+                output = self._moved(info.name, self._layers_of(ref), self.layers)
+                if not self._in_main(info) and output not in seen:
+                    seen.add(output)
+                    yield output, info
+
+    def _in_main(self, info: TensorInfo) -> bool:
+        return not info.outer and info.stack == self.stack
+
+    def _own_names(self, part: Slice, output: str) -> dict[int, str]:
+        sources = self._all_sources(part)
+        return {i: self._moved(output, self.layers, self._layers_of(s.model)) for i, s in enumerate(sources)}
+
+    def _moved(self, name: str, layers: int, to: int) -> str:
+        """A prediction layer's tensor, filed after the last of `layers` layers, as it is filed after `to`."""
+        if layers == to or not self._predicts(name):
+            return name
+        number, part = name.removeprefix(f"{self.stack}.").split(".", 1)
+        return f"{self.stack}.{int(number) - layers + to}.{part}"
+
+    def _predicts(self, name: str) -> bool:
+        """Is it of a multi-token-prediction layer? (Only asked of tensors that are no layer's.)"""
+        return name.startswith(f"{self.stack}.") and name.removeprefix(f"{self.stack}.").split(".")[0].isdigit()
+
+    def _layers(self, part: Slice, index: int, offset: int) -> int:
+        sources = self._all_sources(part)
+        ranges = [self._range(source) for source in sources]
+        count = ranges[0][1] - ranges[0][0]
+        by_layer: list[dict[int, list[TensorInfo]]] = []
+        for source in sources:
+            layers: dict[int, list[TensorInfo]] = {}
+            for info in self.models[source.model].shape:
+                if info.layer is not None and info.stack == self.stack:
+                    layers.setdefault(info.layer, []).append(info)
+            by_layer.append(layers)
+        for layer in range(count):
+            parts: dict[str, None] = {}
+            for (start, _), layers in zip(ranges, by_layer, strict=True):
+                parts |= dict.fromkeys(info.part for info in layers.get(start + layer, []))
+            for name in parts:
+                inputs = {i: f"{self.stack}.{start + layer}.{name}" for i, (start, _) in enumerate(ranges)}
+                self._slot(part, index, f"{self.stack}.{offset + layer}.{name}", inputs, layer, count)
+        return offset + count
+
+    def _slot(
+        self, part: Slice, index: int, output: str, names: Mapping[int, str], layer: int | None, count: int = 0
+    ) -> None:
+        found, lacking = self._gather(part, names)
+        if found and all(is_buffer(info) for _, _, info in found):
+            self.left_out += [LeftOut(item, "a buffer that models compute themselves") for _, item, _ in found]
+            return
+        if lacking:
+            self._check_lacking(output, found, lacking, inside=count > 0)
+        if not found:
+            return  # the slice that gives it has none; whoever has it sees it left out
+        self._same_shape(output, found)
+        base = next((item for _, item, _ in found if self.schema.takes_base and item.model == self.recipe.base), None)
+        others = tuple((i, item) for i, item, _ in found if item != base)
+        copied = bool(lacking) and self._is_copied(output, others, base)
+        if copied and base is not None:
+            others, base = ((next(i for i, item, _ in found if item == base), base),), None
+        self._name_lacking(output, found, lacking, copied=copied)
+        depth = depth_of(layer, count) if count else self._own_depth(found[0][2])
+        dtype = self._dtype(output, [info for _, _, info in found])
+        self.slots.append(Slot(output, found[0][2].shape, dtype, index, depth, layer, others, base, copied))
+
+    def _own_depth(self, info: TensorInfo) -> float:
+        return depth_of(info.layer, self.donor.stacks.get(info.stack, 1))
+
+    def _gather(self, part: Slice, names: Mapping[int, str]) -> tuple[list[Found], list[Input]]:
+        """Each source's tensor, and what is lacking. In a tied model the embedding matrix stands for the head."""
+        found, absent = [], []
+        for i, source in enumerate(self._all_sources(part)):
+            info = self.models[source.model].shape.tensors.get(names[i])
+            if info is None:
+                absent.append((i, source.model))
+            else:
+                found.append((i, Input(source.model, info.name), info))
+        lacking = []
+        for i, ref in absent:
+            lent = self.models[ref].shape.embedding if self.models[ref].tied else None
+            if lent is not None and any(info.outer and info.shape == lent.shape for _, _, info in found):
+                found.append((i, Input(ref, lent.name), lent))
+            else:
+                lacking.append(Input(ref, names[i]))
+        return sorted(found, key=lambda item: item[0]), lacking
+
+    def _check_lacking(self, output: str, found: list[Found], lacking: list[Input], *, inside: bool) -> None:
+        """A head, a tower or a prediction layer may be some models' own; the language model's body may not.
+
+        Raises:
+            InputError: a tensor of the main stack or filed beside it, an embedding, part of a stack that the model has.
+        """
+        home = self.stack.rpartition(".")[0]
+        body = inside or is_embedding(output) or (home and output.startswith(f"{home}.") and not self._predicts(output))
+        stack = next((info.stack for _, _, info in found), "")
+        for item in lacking:
+            if body or (stack and stack in self.models[item.model].shape.stacks):
+                whose = f", which {str(found[0][1].model)!r} has" if found else ""
+                problem = f"model {str(item.model)!r} lacks tensor {item.tensor!r}{whose}"
+                raise InputError(problem, remedy="merge models of one architecture")
+
+    def _is_copied(self, output: str, others: tuple[tuple[int, Input], ...], base: Input | None) -> bool:
+        """With some models lacking it, is there one left, to be copied?
+
+        Raises:
+            InputError: there are several, but not what the method needs.
+        """
+        few = len(others) < self.schema.min_sources
+        if len(others) + (base is not None) == 1 and (few or self.schema.needs_base):
+            return True
+        if self.schema.needs_base and base is None:
+            who = " and ".join(str(item.model) for _, item in others)
+            raise InputError(
+                f"base_model {str(self.recipe.base)!r} lacks tensor {output!r}, which {who} have: there is no delta",
+                remedy="give a base_model that has it, or merge with linear, which needs no base",
+            )
+        if few:
+            raise InputError(
+                f"{self.schema.name} takes {self.schema.min_sources} models, and only {len(others)} have {output!r}",
+                remedy="leave out the models that lack it, or use linear",
+            )
+        return False
+
+    def _name_lacking(self, output: str, found: list[Found], lacking: list[Input], *, copied: bool) -> None:
+        givers = ", ".join(str(item.model) for _, item, _ in found)
+        for item in lacking:
+            so = f"copied from {givers}" if copied else f"merged from {givers}"
+            if item.model == self.recipe.donor:
+                so += "; the output's config.json is this model's and may not know it"
+            self.lacking.append(Lack(Input(item.model, output), so))
+
+    def _same_shape(self, output: str, found: list[Found]) -> None:
+        _, first, info = found[0]
+        for _, item, other in found[1:]:
+            if other.shape == info.shape:
+                continue
+            remedy = "merge fine-tunes of one base model"
+            if other.shape[1:] == info.shape[1:] and (is_head(output) or is_embedding(output)):
+                remedy = "the vocabularies differ; bring the models to one tokenizer first"
+            sizes = f"{list(info.shape)} in {str(first.model)!r} and {list(other.shape)} in {str(item.model)!r}"
+            raise InputError(f"tensor {output!r} is {sizes}", remedy=remedy)
+
+    def _dtype(self, output: str, infos: list[TensorInfo]) -> str:
+        kinds = {info.dtype for info in infos}
+        if kinds <= set(FLOATS):
+            return self.recipe.out_dtype or self.recipe.dtype or _promoted(kinds)
+        if len(kinds) > 1:
+            raise InputError(
+                f"tensor {output!r} is {' and '.join(sorted(kinds))}", remedy="merge models stored in one way"
+            )
+        if len(infos) > 1 and infos[0].dtype.startswith("float8"):
+            problem = f"tensor {output!r} is {infos[0].dtype}, which is merged only when widened"
+            raise InputError(problem, remedy="dequantise the models first")
+        return infos[0].dtype
+
+    def _account(self) -> None:
+        """Names every tensor of a source that no slot reads."""
+        read = {item for slot in self.slots for _, item in slot.sources} | {s.base for s in self.slots if s.base}
+        read |= {left.input for left in self.left_out}
+        for part in self.recipe.slices:
+            for source in self._all_sources(part):
+                for info in self.models[source.model].shape:
+                    item = Input(source.model, info.name)
+                    if item not in read:
+                        why = "in no slice" if self._in_main(info) else "only the first and last slice give it"
+                        self.left_out.append(LeftOut(item, why))
+                        read.add(item)
+
+
+def _changes_numbers(recipe: Recipe) -> bool:
+    """Does the recipe set anything that would touch the numbers of a copy?"""
+    given = [recipe.parameters, *(p.parameters for p in recipe.slices)]
+    given += [source.parameters for part in recipe.slices for source in part.sources]
+    return bool(recipe.dtype or recipe.out_dtype or any(given))
+
+
+def _promoted(kinds: set[str]) -> str:
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return "float64" if "float64" in kinds else "float32"
