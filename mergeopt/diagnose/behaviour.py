@@ -6,6 +6,7 @@ model has lost some of its gain even alone. *Interference*: what is lost beyond 
 there too.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
@@ -216,7 +217,7 @@ class _Observer:
         count = min(QUARTERS, layers)
         cuts = [layers * i // count for i in range(count + 1)] if count else []
         blocks: dict[str, Callable[[Job], bool]] = {}
-        for first, end in zip(cuts, cuts[1:], strict=False):
+        for first, end in itertools.pairwise(cuts):
             span = f"layer {first}" if end - first == 1 else f"layers {first}–{end - 1}"
             for part in ("attention", "mlp"):
                 blocks[f"{part} of {span}"] = _chooser(places, {Place(part, layer) for layer in range(first, end)})

@@ -152,3 +152,10 @@ def _shared_shape(info: TensorInfo, shapes: Sequence[tuple[int, ...]]) -> tuple[
     if is_vocabulary(info.name) and all(shape[1:] == info.shape[1:] for shape in shapes):
         return (min(info.shape[0], *(shape[0] for shape in shapes)), *info.shape[1:])
     return None
+
+
+def labels(refs: Sequence[ModelRef]) -> dict[ModelRef, str]:
+    """Short names that tell the models apart: the last part of a path where that does."""
+    short = {ref: ref.path.rstrip("/").rsplit("/", 1)[-1] for ref in refs}
+    taken = list(short.values())
+    return {ref: name if taken.count(name) == 1 else str(ref) for ref, name in short.items()}
