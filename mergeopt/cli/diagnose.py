@@ -41,12 +41,13 @@ def diagnose(
     from mergeopt.diagnose.plain import as_data
     from mergeopt.diagnose.weights import bytes_to_read
     from mergeopt.report.diagnosis import diagnosis_text
-    from mergeopt.study.workbench import Compute
 
     quiet = quiet or as_json
     subjects, entries, options = _read([*models, *(things or [])], base, evals)
     data = None
     if entries:
+        from mergeopt.study.workbench import Compute
+
         compute = Compute.parse(device, dtype, batch_size)
         data = _data(entries, compute, options, limit=limit, trust=trust_eval_code, benchmark=allow_benchmark)
     with (

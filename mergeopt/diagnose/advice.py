@@ -4,13 +4,14 @@ from collections.abc import Iterator, Mapping
 from math import ceil, isnan
 from statistics import fmean
 
-from mergeopt.diagnose.behaviour import Pair
 from mergeopt.diagnose.evidence import Evidence, grouped
+from mergeopt.diagnose.seen import Pair
 from mergeopt.diagnose.verdict import COPY, DOMINATES, HALF, INTERFERES, KEPT, Verdict, faults
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.scoring.statistics import detectable
 
 SMALL = 0.1  # of the whole's ‖τ‖/‖W_0‖: a part that hardly moves
+UNEVEN = 1.5  # times
 GOAL = 0.02  # the gain that is to be certified
 
 Verdicts = Mapping[Pair, Verdict]
@@ -19,15 +20,15 @@ Verdicts = Mapping[Pair, Verdict]
 def advise(evidence: Evidence, verdicts: Verdicts) -> tuple[str, ...]:
     """Plain sentences, the most important first."""
     return (
-            *_base(evidence),
-            *_whether(evidence, verdicts),
-            *_copies(evidence),
-            *_scale(evidence),
-            *_interference(evidence),
-            *_freeze(evidence),
-            *_next(evidence, verdicts),
-            *_data(evidence),
-        )
+        *_base(evidence),
+        *_whether(evidence, verdicts),
+        *_copies(evidence),
+        *_scale(evidence),
+        *_interference(evidence),
+        *_freeze(evidence),
+        *_next(evidence, verdicts),
+        *_data(evidence),
+    )
 
 
 def norm_scaled(evidence: Evidence) -> dict[ModelRef, float]:
@@ -80,15 +81,18 @@ def _scale(evidence: Evidence) -> Iterator[str]:
         known = {scale: mean for scale, mean in means.items() if not isnan(mean)}
         if known and len(models) > 1:
             best = max(known, key=lambda scale: known[scale])
-            yield f"Start from task_arithmetic with weight {best:.2g} each: it keeps {known[best]:.0%}, {_range(evidence, best)}."
+            spread = _range(evidence, best)
+            yield f"Start from task_arithmetic with weight {best:.2g} each: it keeps {known[best]:.0%}, {spread}."
     weights = norm_scaled(evidence)
-    if len(weights) > 1:
-        norms = {ref: evidence.norm(ref) for ref in models}
-        large, small = max(norms, key=lambda ref: norms[ref]), min(norms, key=lambda ref: norms[ref])
-        ratio = norms[large] / norms[small]
-        if ratio > DOMINATES:
-            listed = ", ".join(f"{evidence.names[ref]} {weight:g}" for ref, weight in weights.items())
-            yield f"{evidence.names[large]} dominates ({ratio:.1f} times {evidence.names[small]}). Norm-scaled weights: {listed}."
+    if len(weights) < 2:
+        return
+    large, small = max(models, key=evidence.norm), min(models, key=evidence.norm)
+    ratio = evidence.norm(large) / evidence.norm(small)
+    if ratio > DOMINATES or (ratio > UNEVEN and behaviour is None):
+        listed = ", ".join(f"{evidence.names[ref]} {weight:g}" for ref, weight in weights.items())
+        verb = "dominates" if ratio > DOMINATES else "weighs most"
+        than = f"{ratio:.1f} times {evidence.names[small]}"
+        yield f"{evidence.names[large]} {verb} ({than}); norm-scaled weights: {listed}."
 
 
 def _range(evidence: Evidence, scale: float) -> str:
@@ -115,7 +119,7 @@ def _interference(evidence: Evidence) -> Iterator[str]:
     if lost > INTERFERES:
         name, other = evidence.names[pair[k]], evidence.names[pair[1 - k]]
         where = evidence.where_it_is_lost(pair)
-        yield f"{other} disturbs {name} most; averaging hurts in {where}: give these layers weights of their own."
+        yield f"{other} disturbs {name} most; averaging costs most in {where}: give it weights of its own."
     elif len(evidence.subjects.models) > 2 or any(0 <= own.alone < KEPT for own in behaviour.own.values()):
         yield "What is lost is dilution more than interference: larger weights help more than TIES or DARE."
 

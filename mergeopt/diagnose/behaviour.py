@@ -8,13 +8,13 @@ there too.
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import nan
 from statistics import fmean
 
 from mergeopt.diagnose.exam import SPLIT, Exam, similarity
 from mergeopt.diagnose.mixture import Mixer, Shares
-from mergeopt.diagnose.smoke import Smoke, prompts_of, smoke
+from mergeopt.diagnose.seen import Behaviour, Losses, Own, Path, Smoke
+from mergeopt.diagnose.smoke import prompts_of, smoke
 from mergeopt.diagnose.subjects import Place, Subjects, place_of
 from mergeopt.merge.plan import Job
 from mergeopt.recipe.recipe import ModelRef
@@ -27,55 +27,7 @@ GAIN = 0.05  # nats; less is no gain that could be lost
 GOOD = 0.75  # of the gain: a pair that keeps so much is not looked into
 QUARTERS = 4  # ranges of layers that are swapped
 
-Pair = tuple[ModelRef, ModelRef]
 Progress = Callable[[int], None]  # told the models scored since the last call
-Losses = Mapping[str, float]  # eval → nats per answer token
-
-
-@dataclass(frozen=True, slots=True)
-class Own:
-    """One model on its own prompts.
-
-    evals: where no other model is better. gain: nats saved there. alone: share of the gain at half the delta.
-    barrier: of the straight path from the base. divergence: KL(model ‖ base).
-    """
-
-    evals: tuple[str, ...]
-    gain: float
-    alone: float
-    barrier: float
-    divergence: float
-
-
-@dataclass(frozen=True, slots=True)
-class Path:
-    """The straight path between two models.
-
-    barrier: max over the path of the loss above the straight line, on the prompts of both. kept: share of its gain that
-    each model keeps half-way. interference: what each keeps alone at half its delta, minus that. similarity: linear CKA
-    of hidden states at mid depth. carried: which blocks, averaged alone, cost most; shares of all such costs.
-    """
-
-    barrier: float
-    kept: tuple[float, float]
-    interference: tuple[float, float]
-    similarity: float
-    carried: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """Everything that was measured with data. `scores` and `smokes` are by model, the uniform merge under None."""
-
-    metrics: Mapping[str, str]
-    items: Mapping[str, int]
-    losses: Mapping[ModelRef | None, Losses]
-    scores: Mapping[ModelRef | None, Mapping[str, float]]
-    owners: Mapping[str, ModelRef]
-    own: Mapping[ModelRef, Own]
-    paths: Mapping[Pair, Path]
-    scaled: Mapping[float, Mapping[ModelRef, float]]
-    smokes: Mapping[ModelRef | None, Smoke]
 
 
 def observe(subjects: Subjects, suite: Suite, workbench: Workbench, progress: Progress | None = None) -> Behaviour:
@@ -138,9 +90,9 @@ class _Observer:
         """Whose prompts an eval's are: its teacher's, else those of the model that loses least there."""
         named = {info.name: info.entry.teacher for info in self.suite.evals if not info.entry.is_constraint}
         found = {}
-        for name in named:
+        for name, wanted in named.items():
             if name in self.exam.lessons:
-                teacher = next((ref for ref in self.subjects.models if str(ref) == named[name]), None)
+                teacher = next((ref for ref in self.subjects.models if str(ref) == wanted), None)
                 best = teacher or min(self.subjects.models, key=lambda ref: self.losses[ref][name])
                 if self._gain(name, best) > 0:
                     found[name] = best

@@ -3,22 +3,22 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mergeopt.diagnose.advice import advise
-from mergeopt.diagnose.behaviour import Behaviour, Pair, observe
 from mergeopt.diagnose.evidence import Evidence
 from mergeopt.diagnose.hygiene import findings
 from mergeopt.diagnose.sample import take_sample
+from mergeopt.diagnose.seen import Behaviour, Pair
 from mergeopt.diagnose.subjects import Subjects
 from mergeopt.diagnose.verdict import Verdict, judge
 from mergeopt.diagnose.weights import read_sums
 from mergeopt.errors import InputError
 from mergeopt.scoring.entry import ObjectiveEntry
 from mergeopt.scoring.splits import Shares
-from mergeopt.scoring.suite import Suite
-from mergeopt.study.evals import with_files
-from mergeopt.study.tokenizer import load_tokenizer
-from mergeopt.study.workbench import FAILURES, Compute, Workbench
+
+if TYPE_CHECKING:
+    from mergeopt.study.workbench import Compute
 
 Progress = Callable[[str, int], None]  # (what, so much more of it)
 
@@ -28,7 +28,7 @@ class Data:
     """Evals to ask, their items divided as a search would divide them: report items are never looked at."""
 
     entries: Sequence[ObjectiveEntry]
-    compute: Compute
+    compute: "Compute"
     near: Path | None = None
     shares: Shares | None = None
     seed: int = 0
@@ -67,6 +67,12 @@ def diagnose(subjects: Subjects, data: Data | None = None, progress: Progress | 
 
 
 def _observed(subjects: Subjects, data: Data, progress: Progress | None) -> tuple[Behaviour | None, tuple[str, ...]]:
+    from mergeopt.diagnose.behaviour import observe  # transformers and lm-eval take seconds that weights do not need
+    from mergeopt.scoring.suite import Suite
+    from mergeopt.study.evals import with_files
+    from mergeopt.study.tokenizer import load_tokenizer
+    from mergeopt.study.workbench import FAILURES, Workbench
+
     suite = Suite.build(
         with_files(data.entries, data.near),
         tokenizer=load_tokenizer(subjects.checkpoints[subjects.reference].folder),

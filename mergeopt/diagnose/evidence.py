@@ -6,14 +6,15 @@ from functools import cached_property
 from itertools import groupby
 from math import isnan
 
-from mergeopt.diagnose.behaviour import Behaviour, Pair
 from mergeopt.diagnose.hygiene import Finding
 from mergeopt.diagnose.sample import Sample
+from mergeopt.diagnose.seen import Behaviour, Pair
 from mergeopt.diagnose.subjects import Subjects, labels
-from mergeopt.diagnose.sums import Sums
+from mergeopt.diagnose.sums import Sums, added
 from mergeopt.diagnose.weights import WeightSums
 from mergeopt.recipe.recipe import ModelRef
 
+NEARER, MUCH_NEARER = 1.1, 2.0  # times; fine-tunes that share a direction are nearer to each other than to the base
 SHARE = 0.5  # of the opposing mass, that a place must hold to be named
 
 
@@ -35,6 +36,12 @@ class Evidence:
     def whole(self) -> Sums:
         return self.weights.whole
 
+    @cached_property
+    def body(self) -> Sums:
+        """What lies inside layers: embedding rows that no text touched move by weight decay alone, all the same way."""
+        layers = self.weights.layers.values()
+        return added(layers, len(self.weights.columns)) if layers else self.whole
+
     def column(self, ref: ModelRef) -> int:
         return self.weights.columns.index(ref)
 
@@ -46,14 +53,14 @@ class Evidence:
         return self.subjects.base is not None and self.subjects.reference not in pair
 
     def norm(self, ref: ModelRef) -> float:
-        """‖τ‖"""
-        return 0.0 if ref == self.subjects.reference else self.whole.norm(self.column(ref))
+        """‖τ‖ inside layers"""
+        return 0.0 if ref == self.subjects.reference else self.body.norm(self.column(ref))
 
     def apart(self, a: ModelRef, b: ModelRef) -> float:
-        """‖W_a − W_b‖; the reference may be one of them."""
+        """‖W_a − W_b‖ inside layers; the reference may be one of them."""
         if self.subjects.reference in (a, b):
             return self.norm(b if a == self.subjects.reference else a)
-        return self.whole.apart(*self.columns((a, b)))
+        return self.body.apart(*self.columns((a, b)))
 
     def broken(self, ref: ModelRef) -> int:
         """Elements that are NaN or infinite."""
@@ -71,14 +78,14 @@ class Evidence:
             others = [model for model in self.subjects.models if model != ref]
             now = sum(self.apart(base, model) for model in others) if base else 0.0
             then = sum(self.apart(ref, model) for model in others)
-            if then > 0 and now / then > 1.1:
+            if then > 0 and now / then > (NEARER if ref in self.subjects.candidates else MUCH_NEARER):
                 found[ref] = now / then
         return max(found.items(), key=lambda each: each[1], default=None)
 
     def where_signs_conflict(self, pair: Pair) -> str:
-        """The shortest range of layers of one part that holds half of the opposing mass, or the part that holds most."""
+        """The shortest range of layers of one part that holds half of the opposing mass, else the part with most."""
         i, j = self.columns(pair)
-        mass = {place: sums.opposed(i, j) for place, sums in self.weights.places.items()}
+        mass = {place: sums.opposed(i, j) for place, sums in self.weights.places.items() if place.layer is not None}
         total = sum(mass.values())
         if not total > 0:
             return ""
@@ -99,11 +106,11 @@ class Evidence:
         return f"mostly {max(parts, key=lambda part: parts[part])}"
 
     def where_it_is_lost(self, pair: Pair) -> str:
-        """``attention of layers 0–1 (70 %)``: the blocks of one part that carry most of a pair's loss."""
+        """``attention of layers 0–1 (70%)``: the blocks of one part that carry most of a pair's loss."""
         carried = self.behaviour.paths[pair].carried if self.behaviour else ()
         some, held = [], 0.0
         for name, share in carried[:3]:
-            some.append(f"{name} {share:.0%}")
+            some.append(f"{name} ({share:.0%})")
             held += share
             if held >= SHARE:
                 break

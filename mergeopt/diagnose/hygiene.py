@@ -16,10 +16,10 @@ from mergeopt.diagnose.subjects import Subjects, is_vocabulary
 from mergeopt.merge.names import is_buffer, is_head
 from mergeopt.merge.vocabulary import chat_template
 from mergeopt.recipe.recipe import ModelRef
-from mergeopt.study.workbench import SILENT
 
 Level = Literal["stop", "mind", "note"]
 
+SILENT = ("_name_or_path", "transformers_version", "architectures", "use_cache", "dtype", "torch_dtype")  # no matter
 SIZES = ("num_hidden_layers", "n_layer", "num_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
 MEANING: Mapping[str, tuple[Level, str]] = {
     "model_type": ("stop", "another architecture"),

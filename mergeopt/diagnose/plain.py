@@ -4,9 +4,9 @@ from math import isnan
 from typing import Any
 
 from mergeopt.diagnose.advice import norm_scaled
-from mergeopt.diagnose.behaviour import Behaviour, Pair
 from mergeopt.diagnose.diagnosis import Diagnosis
 from mergeopt.diagnose.evidence import Evidence
+from mergeopt.diagnose.seen import Behaviour, Pair
 from mergeopt.diagnose.sums import Sums
 from mergeopt.diagnose.verdict import Verdict
 from mergeopt.recipe.recipe import ModelRef
@@ -47,11 +47,11 @@ def as_data(diagnosis: Diagnosis) -> dict[str, Any]:
 def _model(evidence: Evidence, ref: ModelRef) -> dict[str, Any]:
     found: dict[str, Any] = {"not_finite": evidence.broken(ref)}
     if ref != evidence.subjects.reference:
-        k, whole, units = evidence.column(ref), evidence.whole, evidence.sample.units.get(ref)
+        k, body, units = evidence.column(ref), evidence.body, evidence.sample.units.get(ref)
         found |= {
-            "delta_ratio": whole.ratio(k),
-            "cosine_with_base": whole.alike(k),
-            "unchanged": whole.unchanged(k),
+            "delta_ratio": body.ratio(k),
+            "cosine_with_base": body.alike(k),
+            "unchanged": evidence.whole.unchanged(k),
             "stable_rank": evidence.sample.stable_rank[ref],
             "units_matched": None if units is None else units.matched,
             "experts_matched": evidence.sample.experts.get(ref),
@@ -82,9 +82,9 @@ def _pair(evidence: Evidence, pair: Pair, verdict: Verdict) -> dict[str, Any]:
     if evidence.comparable(pair):
         i, j = evidence.columns(pair)
         found |= {
-            "cosine": evidence.whole.cosine(i, j),
-            "sign_conflict": evidence.whole.conflict(i, j),
-            "shared_support": evidence.whole.support(i, j),
+            "cosine": evidence.body.cosine(i, j),
+            "sign_conflict": evidence.body.conflict(i, j),
+            "shared_support": evidence.body.support(i, j),
             "subspace_overlap": evidence.sample.overlap[pair],
             "conflict_where": evidence.where_signs_conflict(pair),
         }

@@ -1,11 +1,11 @@
 """A look at what a model writes: does it end its answers, does it repeat itself?"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from mergeopt.diagnose.exam import SPLIT
+from mergeopt.diagnose.seen import Smoke
 from mergeopt.scoring.encoding import Encoder, Generation
 from mergeopt.scoring.forward import Batching
 from mergeopt.scoring.generate import Generator
@@ -16,16 +16,6 @@ PROMPTS = 20
 GRAM = 4  # tokens
 
 Asked = Mapping[str, tuple[Generation, list[list[int]]]]  # by the generation's key
-
-
-@dataclass(frozen=True, slots=True)
-class Smoke:
-    """Of some answers: the share that ended before the limit, the share of their 4-grams that stood there before, and
-    the mean number of tokens."""
-
-    ended: float
-    repeated: float
-    length: float
 
 
 def prompts_of(suite: Suite, encoder: Encoder, evals: Sequence[str]) -> Asked:

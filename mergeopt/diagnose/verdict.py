@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from math import isnan
 from typing import Literal
 
-from mergeopt.diagnose.behaviour import Pair
 from mergeopt.diagnose.evidence import Evidence
+from mergeopt.diagnose.seen import Pair
 from mergeopt.recipe.recipe import ModelRef
 
 Word = Literal["good", "tune", "risky", "no"]
@@ -42,7 +42,7 @@ class Verdict:
 
 def judge(evidence: Evidence, pair: Pair) -> Verdict:
     """The verdict on a pair, the gravest reason first."""
-    hard = [said for ref in pair for said in (*faults(evidence, ref),)] + list(_between(evidence, pair))
+    hard = [said for ref in pair for said in faults(evidence, ref)] + list(_between(evidence, pair))
     measured = list(_measured(evidence, pair))
     soft = [] if measured or any(word == "no" for word, _ in hard) else list(_soft(evidence, pair))
     said = sorted([*hard, *measured, *soft], key=lambda each: -WORDS.index(each[0]))
@@ -63,13 +63,11 @@ def faults(evidence: Evidence, ref: ModelRef) -> Iterator[Said]:
         yield "risky", f"{name}: {minds[0]}"
     if ref == evidence.subjects.reference or not evidence.subjects.common:
         return
-    alike = evidence.whole.alike(evidence.column(ref))
-    if alike < STRANGER:
-        units = evidence.sample.units.get(ref)
-        if units is not None and units.matched < HALF and units.likeness > PERMUTED:
-            yield "no", f"{name} has the units of {reference} in another order: align them first (re-basin)"
-        else:
-            yield "no", f"{name} is no fine-tune of {reference}: cosine of their weights {alike:.2f}"
+    alike, units = evidence.body.alike(evidence.column(ref)), evidence.sample.units.get(ref)
+    if units is not None and units.matched < HALF and units.likeness > PERMUTED:
+        yield "no", f"{name} has the units of {reference} in another order: align them first (re-basin)"
+    elif alike < STRANGER:
+        yield "no", f"{name} is no fine-tune of {reference}: cosine of their weights {alike:.2f}"
 
 
 def _between(evidence: Evidence, pair: Pair) -> Iterator[Said]:
@@ -90,7 +88,7 @@ def _soft(evidence: Evidence, pair: Pair) -> Iterator[Said]:
     if not evidence.comparable(pair) or not evidence.subjects.common:
         return
     i, j = evidence.columns(pair)
-    cosine, conflict = evidence.whole.cosine(i, j), evidence.whole.conflict(i, j)
+    cosine, conflict = evidence.body.cosine(i, j), evidence.body.conflict(i, j)
     if cosine < AGAINST or conflict > CONFLICT:
         where = evidence.where_signs_conflict(pair)
         yield "risky", f"signs conflict in {conflict:.0%} of the mass (cosine {cosine:+.2f}), {where}"
@@ -101,7 +99,7 @@ def _soft(evidence: Evidence, pair: Pair) -> Iterator[Said]:
     if ratio > DOMINATES:
         yield "tune", f"the delta of {evidence.names[large]} is {ratio:.1f} times that of {evidence.names[small]}"
     far = max(pair, key=evidence.norm)
-    share = evidence.whole.ratio(evidence.column(far))
+    share = evidence.body.ratio(evidence.column(far))
     if share > FAR:
         yield "tune", f"{evidence.names[far]} went far from the base (|τ|/|W₀| {share:.2f}): measure what is kept"
 
@@ -117,7 +115,7 @@ def _measured(evidence: Evidence, pair: Pair) -> Iterator[Said]:
             continue
         known = True
         beside = evidence.names[pair[1 - k]]
-        word: Word = "good" if kept >= KEPT else "tune" if kept >= HALF else "risky" if kept >= 0 else "no"
+        word: Word = "good" if kept >= KEPT else "tune" if kept >= HALF else "risky"
         if lost > INTERFERES:
             alone = f"{kept + lost:.0%} alone"
             yield max(word, "risky", key=WORDS.index), f"{beside} disturbs {name}: it keeps {kept:.0%}, {alone}"

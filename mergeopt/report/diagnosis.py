@@ -11,10 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from mergeopt.diagnose.behaviour import Pair
 from mergeopt.diagnose.diagnosis import Diagnosis
 from mergeopt.diagnose.evidence import Evidence
-from mergeopt.diagnose.smoke import Smoke
+from mergeopt.diagnose.seen import Pair, Smoke
 from mergeopt.diagnose.subjects import PARTS, Place
 from mergeopt.diagnose.sums import Sums, added
 from mergeopt.recipe.recipe import ModelRef
@@ -55,7 +54,7 @@ def _head(evidence: Evidence) -> str:
 def _table(*columns: str, title: str | None = None) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number else "left", overflow="fold" if number else "ellipsis")
+        table.add_column(name, justify="right" if number else "left", no_wrap=name == "score", overflow="fold")
     return table
 
 
@@ -67,12 +66,12 @@ def _models(evidence: Evidence) -> Table:
     for ref in listed:
         k, units = evidence.column(ref), sample.units.get(ref)
         name = evidence.names[ref] + (" (base?)" if ref in subjects.candidates else "")
-        row = [escape(name), f"{evidence.whole.ratio(k):.3g}", f"{evidence.whole.alike(k):.3f}"]
+        row = [escape(name), f"{evidence.body.ratio(k):.3g}", f"{evidence.body.alike(k):.3f}"]
         row += [f"{evidence.whole.unchanged(k):.0%}", _number(sample.stable_rank[ref], "{:.0f}")]
         row += ["" if units is None else f"{units.matched:.0%}"]
         table.add_row(*row, *([f"{sample.experts[ref]:.0%}"] if sample.experts else []))
     layers = ", ".join(map(str, sample.layers))
-    table.caption = f"* sampled: {len(sample.matrices)} matrices, layers {layers}"
+    table.caption = f"inside layers, without embeddings and head; * sampled: matrices of layers {layers}"
     table.caption_justify = "left"
     return table
 
@@ -118,7 +117,7 @@ def _ranges(evidence: Evidence) -> Iterator[tuple[str, Sums]]:
 def _own(evidence: Evidence) -> Table:
     behaviour, subjects = evidence.behaviour, evidence.subjects
     assert behaviour is not None
-    table = _table("model", "own evals", "score", "gain (nats)", "half alone", "KL‖base", "ends/repeats")
+    table = _table("model", "own evals", "score", "gain", "alone", "KL‖base", "ends", "repeats")
     for ref in subjects.models:
         own = behaviour.own[ref]
         table.add_row(
@@ -128,11 +127,13 @@ def _own(evidence: Evidence) -> Table:
             _number(own.gain, "{:.2f}"),
             _number(own.alone, "{:.0%}"),
             _number(own.divergence, "{:.2f}"),
-            _smoked(behaviour.smokes.get(ref)),
+            *_smoked(behaviour.smokes.get(ref)),
         )
+    table.caption = "gain: nats saved; alone: share kept at half the delta; ends, repeats: of 20 answers"
+    table.caption_justify = "left"
     owned = tuple(behaviour.owners)
     if len(subjects.models) > 1:
-        table.add_row("uniform", "", _scores(evidence, None, owned), "", "", "", _smoked(behaviour.smokes.get(None)))
+        table.add_row("uniform", "", _scores(evidence, None, owned), "", "", "", *_smoked(behaviour.smokes.get(None)))
     return table
 
 
@@ -149,8 +150,8 @@ def _scores(evidence: Evidence, ref: ModelRef | None, evals: Sequence[str]) -> s
     return short(mine) if base is None else f"{short(fmean(behaviour.scores[base][n] for n in evals))} → {short(mine)}"
 
 
-def _smoked(found: Smoke | None) -> str:
-    return "" if found is None else f"{found.ended:.0%} / {found.repeated:.0%}"
+def _smoked(found: Smoke | None) -> tuple[str, str]:
+    return ("", "") if found is None else (f"{found.ended:.0%}", f"{found.repeated:.0%}")
 
 
 def _pairs(diagnosis: Diagnosis) -> Table:
@@ -164,14 +165,14 @@ def _pairs(diagnosis: Diagnosis) -> Table:
         cells = ["", ""]
         if evidence.comparable(pair) and evidence.subjects.common:
             i, j = evidence.columns(pair)
-            cells = [_number(evidence.whole.cosine(i, j), "{:+.2f}"), _number(evidence.whole.conflict(i, j), "{:.0%}")]
+            cells = [_number(evidence.body.cosine(i, j), "{:+.2f}"), _number(evidence.body.conflict(i, j), "{:.0%}")]
         if behaviour is not None:
             path = behaviour.paths[pair]
             kept = " / ".join(_number(share, "{:.0%}") or "–" for share in path.kept)
             cells += [_number(path.similarity, "{:.2f}"), f"{path.barrier:+.2f}", kept]
         elif evidence.comparable(pair) and evidence.subjects.common:
             i, j = evidence.columns(pair)
-            cells += [_number(evidence.whole.support(i, j), "{:.0%}"), _number(evidence.sample.overlap[pair], "{:.2f}")]
+            cells += [_number(evidence.body.support(i, j), "{:.0%}"), _number(evidence.sample.overlap[pair], "{:.2f}")]
         else:
             cells += ["", ""]
         name = escape(_pair_name(evidence, pair))
@@ -179,7 +180,7 @@ def _pairs(diagnosis: Diagnosis) -> Table:
     return table
 
 
-def _reasons(diagnosis: Diagnosis) -> Iterator[Text]:
+def _reasons(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     """Why, for every pair that is not simply good; pairs with the same reasons together."""
     groups: dict[tuple[str, ...], list[Pair]] = {}
     for pair, verdict in diagnosis.verdicts.items():
@@ -191,7 +192,7 @@ def _reasons(diagnosis: Diagnosis) -> Iterator[Text]:
         yield _item(f"{names}: {word}: {'; '.join(reasons)}")
 
 
-def _findings(evidence: Evidence) -> Iterator[Text]:
+def _findings(evidence: Evidence) -> Iterator[RenderableType]:
     if not evidence.findings:
         return
     yield Text("\nbeside the weights", style="bold")
@@ -201,8 +202,10 @@ def _findings(evidence: Evidence) -> Iterator[Text]:
         yield _item(f"and {len(evidence.findings) - MOST} more (--json)")
 
 
-def _item(text: str) -> Text:
-    return Text(f"• {text}")
+def _item(text: str) -> RenderableType:
+    line = Table.grid(padding=(0, 1))
+    line.add_row("•", Text(text))
+    return line
 
 
 def _pair_name(evidence: Evidence, pair: Pair) -> str:
