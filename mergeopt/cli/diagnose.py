@@ -12,6 +12,10 @@ from mergeopt.errors import InputError, placed
 if TYPE_CHECKING:
     from mergeopt.diagnose.diagnosis import Data
     from mergeopt.diagnose.subjects import Subjects
+    from mergeopt.recipe.document import Document
+    from mergeopt.recipe.recipe import Recipe
+    from mergeopt.scoring.entry import ObjectiveEntry
+    from mergeopt.study.workbench import Compute
 
 
 @command
@@ -64,14 +68,14 @@ def diagnose(
         console.print(piece, highlight=False)
 
 
-def _read(things: list[str], base: list[str], evals: list[str]) -> tuple["Subjects", list[Any], dict[str, Any]]:
+def _read(
+    things: list[str], base: list[str], evals: list[str]
+) -> tuple["Subjects", list["ObjectiveEntry"], dict[str, Any]]:
     """The models, the objective entries of the evals, and how a search file divides items."""
     from mergeopt.diagnose.subjects import of_recipe, subjects
     from mergeopt.recipe.recipe import ModelRef
-    from mergeopt.scoring.entry import ObjectiveEntry
-    from mergeopt.study.evals import find_eval
 
-    entries = [ObjectiveEntry(eval=find_eval(name, None)) for name in evals]
+    entries = _entries(evals)
     bases = [ModelRef.parse(name, "--base") for name in base]
     files = [thing for thing in things if thing.endswith((".yml", ".yaml")) or _is_shipped(thing)]
     if not files:
@@ -97,13 +101,22 @@ def _read(things: list[str], base: list[str], evals: list[str]) -> tuple["Subjec
         return of_recipe(recipe, path.parent, bases), entries, {"near": path.parent} | options
 
 
+def _entries(evals: list[str]) -> list["ObjectiveEntry"]:
+    if not evals:
+        return []
+    from mergeopt.scoring.entry import ObjectiveEntry
+    from mergeopt.study.evals import find_eval
+
+    return [ObjectiveEntry(eval=find_eval(name, None)) for name in evals]
+
+
 def _is_shipped(name: str) -> bool:
     from mergeopt.files import shipped
 
     return not Path(name).is_dir() and any(path.stem == name for path in shipped("search_spaces").glob("*.y*ml"))
 
 
-def _search_file(document: Any, path: Path) -> tuple[Any, list[Any], dict[str, Any]]:
+def _search_file(document: "Document", path: Path) -> tuple["Recipe", list["ObjectiveEntry"], dict[str, Any]]:
     """A search file's recipe at its init, its objective, and the division of its items."""
     from mergeopt.merge.sources import open_models
     from mergeopt.methods import SCHEMAS
@@ -125,7 +138,13 @@ def _search_file(document: Any, path: Path) -> tuple[Any, list[Any], dict[str, A
 
 
 def _data(
-    entries: list[Any], compute: Any, options: dict[str, Any], *, limit: float, trust: bool, benchmark: bool
+    entries: list["ObjectiveEntry"],
+    compute: "Compute",
+    options: dict[str, Any],
+    *,
+    limit: float,
+    trust: bool,
+    benchmark: bool,
 ) -> "Data":
     from mergeopt.diagnose.diagnosis import Data
 

@@ -17,7 +17,6 @@ from mergeopt.diagnose.seen import Pair, Smoke
 from mergeopt.diagnose.subjects import PARTS, Place
 from mergeopt.diagnose.sums import Sums, added
 from mergeopt.recipe.recipe import ModelRef
-from mergeopt.report.table import short
 
 COLOURS = {"good": "green", "tune": "yellow", "risky": "bold yellow", "no": "bold red"}
 RANGES = 3  # of the layers, in the table of places
@@ -146,8 +145,8 @@ def _scores(evidence: Evidence, ref: ModelRef | None, evals: Sequence[str]) -> s
     mine = fmean(behaviour.scores[ref][name] for name in evals)
     if ref is None:
         owners = fmean(behaviour.scores[behaviour.owners[name]][name] for name in evals)
-        return f"{short(mine)} of {short(owners)}"
-    return short(mine) if base is None else f"{short(fmean(behaviour.scores[base][n] for n in evals))} → {short(mine)}"
+        return f"{mine:.3f} of {owners:.3f}"
+    return f"{mine:.3f}" if base is None else f"{fmean(behaviour.scores[base][n] for n in evals):.3f} → {mine:.3f}"
 
 
 def _smoked(found: Smoke | None) -> tuple[str, str]:
