@@ -85,7 +85,7 @@ def _observed(subjects: Subjects, data: Data, progress: Progress | None) -> tupl
     wanted = {ref: subjects.checkpoints[ref] for ref in (*subjects.models, subjects.reference)}
     try:
         told = (lambda n: progress("models", n)) if progress else None
-        return observe(subjects, suite, Workbench(wanted, suite, data.compute), told), suite.notices
+        return observe(subjects, suite, Workbench(wanted, suite, data.compute), told), ()
     except InputError as error:
         return None, (f"not measured with data, as these models cannot be mixed: {error}",)
     except FAILURES as error:

@@ -90,7 +90,9 @@ def test_another_tokenizer(zoo: Path) -> None:
     found = diagnosed("a", "b")
     word, why = said(found)
     assert word == "risky" and "b: another tokenizer (32 at other ids" in why
-    assert any("other special tokens: eos_token '</s>' and '<end>'" in finding.text for finding in found.evidence.findings)
+    assert any(
+        "other special tokens: eos_token '</s>' and '<end>'" in finding.text for finding in found.evidence.findings
+    )
 
 
 def test_numbers_that_are_none(zoo: Path) -> None:

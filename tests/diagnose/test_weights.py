@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import mergeopt.diagnose.weights as weights
+from mergeopt.diagnose import weights
 from mergeopt.diagnose.subjects import Place
 from mergeopt.diagnose.weights import bytes_to_read, read_sums
 from tests.conftest import read_weights
