@@ -70,12 +70,12 @@ def warn(notices: Iterable[str], *, strict: bool = False) -> None:
         typer.echo(typer.style("note: ", fg="yellow") + text, err=True)
 
 
-def screen() -> "Console":
-    """Where tables go: as wide as the terminal; as wide as they are where the output is piped."""
+def screen(piped: int = 200) -> "Console":
+    """Where tables go: as wide as the terminal; `piped` columns, by default as wide as they are, where it is piped."""
     from rich.console import Console
 
     console = Console()
-    return console if console.is_terminal else Console(width=200)
+    return console if console.is_terminal else Console(width=piped)
 
 
 def check_out(out: Path, *, force: bool, resume: bool = False) -> None:

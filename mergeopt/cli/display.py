@@ -96,6 +96,18 @@ def working(words: str, *, quiet: bool) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def counting(words: str, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A running count, of work whose end is not known; gives the function that advances it."""
+    console = _console()
+    if quiet or not console.is_terminal:
+        yield _ignore
+        return
+    with Progress(TextColumn(words), TextColumn("{task.completed}"), console=console, transient=True) as progress:
+        task = progress.add_task(words, total=None)
+        yield lambda count: progress.advance(task, count)
+
+
 class _Count(ProgressColumn):
     """``12/60``, or of a phase whose steps are bytes ``1.2/2.5 GB``."""
 

@@ -19,7 +19,7 @@ from mergeopt.files import shipped
 from mergeopt.study.lock import StudyLock
 from tests.study.family import hole, recipe, search_data, write_yaml
 
-COMMANDS = ("merge", "search", "eval", "validate", "explain", "zoo")
+COMMANDS = ("merge", "search", "eval", "validate", "explain", "diagnose", "zoo")
 
 
 def call(*words: object) -> Result:
