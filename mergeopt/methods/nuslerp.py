@@ -20,7 +20,8 @@ def _angle(inner: Tensor) -> Tensor:
 def _measure(chunks: Chunks, nuslerp_flatten: bool, nuslerp_row_wise: bool) -> Tensor | None:
     if nuslerp_flatten:
         return _angle(products(chunks))
-    return _angle(column_products(chunks)) if nuslerp_row_wise else None
+    columns = nuslerp_row_wise and len(chunks.shape) > 1  # a tensor of one axis is one vector
+    return _angle(column_products(chunks)) if columns else None
 
 
 @merge_method(sources=(2, 2), measure=_measure)

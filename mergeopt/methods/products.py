@@ -36,7 +36,7 @@ def column_products(chunks: Chunks) -> Tensor:
         found: Tensor | None = None
         for chunk in chunks:
             part = _pairs([x.double() for x in source_deltas(chunk)], lambda product: product).cpu()
-            part = part.unflatten(2, (-1, chunks.row))
+            part = part.view(*part.shape[:2], -1, chunks.row)
             if found is None:
                 found = torch.zeros(*part.shape[:2], rows, chunks.row, dtype=torch.float64)
             place = (chunk.start // chunks.row + torch.arange(part.shape[2])) % rows

@@ -49,7 +49,7 @@ def ramplus_tl(
     base: Tensor,
     *,
     r: float = 0.1,
-    alpha: float = 0.2,
+    alpha: Tensor | float = 0.2,
     epsilon: Threshold = 1e-5,
     whole: Tensor,
 ) -> Tensor:
