@@ -27,7 +27,7 @@ from mergeopt.merge.sources import Checkpoints, facts
 from mergeopt.merge.stream import Progress, stream
 from mergeopt.merge.vocabulary import TEMPLATE_FILE, Vocabulary, choose_vocabulary
 from mergeopt.methods import METHODS, SCHEMAS
-from mergeopt.recipe.recipe import Recipe
+from mergeopt.recipe.recipe import Recipe, Source
 from mergeopt.recipe.write import recipe_data, to_yaml
 
 
@@ -68,6 +68,9 @@ def prepare(recipe: Recipe, checkpoints: Checkpoints) -> Prepared:
     refinement = None if recipe.refinement is None else Refinement.read(Path(recipe.refinement), plan)
     prepared = Prepared(recipe, checkpoints, plan, (), refinement)
     notices = [*unmatched_filters(layout, recipe), *_left_out(layout.left_out), *prepared.vocabulary.notices]
+    joined = recipe.base is not None and recipe.whole_models and not schema.takes_base
+    if joined and recipe.slices[0].sources[-1] == Source(recipe.donor):
+        notices.append(f"base_model {str(recipe.base)!r} is merged like the models listed: {schema.name} has no base")
     if layout.untied:
         notices.append(f"the head is written: the output's config unties it from the embeddings of {recipe.donor}")
     return replace(prepared, notices=tuple(notices))
