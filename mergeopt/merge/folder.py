@@ -29,7 +29,7 @@ from mergeopt.merge.sources import Checkpoints, facts
 from mergeopt.merge.stream import Progress, stream
 from mergeopt.merge.vocabulary import TEMPLATE_FILE, Vocabulary, choose_vocabulary
 from mergeopt.methods import METHODS, SCHEMAS
-from mergeopt.recipe.recipe import Recipe
+from mergeopt.recipe.recipe import Recipe, Source
 from mergeopt.recipe.write import recipe_data, to_yaml
 
 
@@ -73,6 +73,9 @@ def prepare(recipe: Recipe, checkpoints: Checkpoints) -> Prepared:
     prepared = Prepared(recipe, checkpoints, plan, (), refinement)
     _ = prepared.config  # refused now, not when the weights are written
     notices = [*unmatched_filters(layout, recipe), *layout_notices(layout, recipe, models)]
+    joined = recipe.base is not None and recipe.whole_models and not schema.takes_base
+    if joined and recipe.slices[0].sources[-1] == Source(recipe.donor):
+        notices.append(f"base_model {str(recipe.base)!r} is merged like the models listed: {schema.name} has no base")
     return replace(prepared, notices=(*notices, *prepared.vocabulary.notices))
 
 

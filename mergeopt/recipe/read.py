@@ -24,10 +24,7 @@ from mergeopt.recipe.settings import Setting, parse_setting
 Schemas = Mapping[str, MethodSchema]
 
 # mergekit's other methods: so that della_linear is not taken for a misspelt dare_linear.
-OTHER_METHODS = (
-    *("arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "della", "della_linear", "karcher", "model_stock"),
-    *("multislerp", "nearswap", "nuslerp", "ram", "ramplus_tl", "sce"),
-)
+OTHER_METHODS = ("breadcrumbs", "breadcrumbs_ties", "della", "della_linear")
 
 # Dialects of neighbours, recognised by the key that gives them away.
 DIALECTS = {

@@ -121,6 +121,9 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
     notices += [*left, *suite.notices]
     if len(space.branches) == 1 and not space.branches[0].dimensions:
         notices.append("the recipe has no holes: nothing is searched, it is only compared")
+    if file.optimize.learns:
+        still = dict.fromkeys(name for branch in space.branches for name in branch.thresholds)
+        notices += [f"{name} is a threshold: no gradient moves it, only a search by trials" for name in still]
     if file.learn is not None and not file.optimize.learns:
         notices.append(f"learn: has no effect on method {file.optimize.method}")
     return SearchJob(file, space, recipes[0], opened, found, suite, near, tuple(dict.fromkeys(notices)))

@@ -169,6 +169,14 @@ def test_side_files_are_the_donors(models: Path):
     assert not (models / "out/tokenizer_config.json").exists()
 
 
+def test_a_base_that_joins_the_models_is_named(models: Path):
+    text = "merge_method: karcher\nmodels: [{model: a}, {model: b}]\n"
+    assert prepared(text).notices == ()
+    said = "base_model 'base' is merged like the models listed: karcher has no base"
+    assert prepared(text + "base_model: base\n").notices == (said,)
+    assert prepared(text + "base_model: a\n").notices == ()
+
+
 def test_notices_name_what_has_no_effect(models: Path):
     text = """
     merge_method: passthrough

@@ -135,7 +135,7 @@ def test_other_dialects_are_recognised(text: str, word: str):
         ("int8_mask: true", ("r.yml:9 int8_mask", "belongs under parameters:")),
         ("t: 0.5", ("r.yml:9 t", "has no effect")),
         ("parameters: {dtype: float32}", ("r.yml:9 parameters.dtype", "belongs at the top level")),
-        ("parameters: {t: 0.5}", ("r.yml:9 parameters.t", "ties does not read 't' (it belongs to slerp)")),
+        ("parameters: {t: 0.5}", ("r.yml:9 parameters.t", "ties does not read 't' (it belongs to nearswap, slerp)")),
         ("parameters: {wieght: 0.5}", ("r.yml:9 parameters.wieght", "did you mean 'weight'")),
         ("parameters: {Density: 0.5}", ("r.yml:9 parameters.Density", "did you mean 'density'")),
     ],
@@ -223,6 +223,34 @@ def test_slerp_joins_two():
     assert "slerp needs 't'" in refusal(text.replace("parameters: {t: 0.5}", "parameters:"))
 
 
+@pytest.mark.parametrize(
+    ("method", "models", "base", "said"),
+    [
+        ("nuslerp", 1, None, "nuslerp takes 2 models beside base_model, given 1"),
+        ("nuslerp", 3, "x", "nuslerp takes 2 models beside base_model, given 3"),
+        ("model_stock", 1, "x", "model_stock takes at least 2 models beside base_model, given 1"),
+        ("nearswap", 2, "x", "nearswap takes 1 model beside base_model, given 2"),
+        ("arcee_fusion", 2, "x", "arcee_fusion takes 1 model beside base_model, given 2"),
+        *((name, 2, None, f"{name} needs base_model") for name in ("model_stock", "sce", "ram", "ramplus_tl")),
+        *((name, 1, None, f"{name} needs base_model") for name in ("nearswap", "arcee_fusion")),
+    ],
+)
+def test_what_a_method_demands_of_its_models(method: str, models: int, base: str | None, said: str):
+    text = f"merge_method: {method}\nmodels: [{', '.join(f'{{model: m{i}}}' for i in range(models))}]\n"
+    text += "parameters: {weight: 1, t: 1}\n" + (f"base_model: {base}\n" if base else "")
+    assert said in refusal(text)
+
+
+@pytest.mark.parametrize("base", ["", "base_model: a\n", "base_model: c\n"])
+def test_a_base_that_may_be_missing(base: str):
+    """nuslerp and multislerp take deltas where there is one, listed or not."""
+    listed = "  - {model: a}\n" if base.endswith("a\n") else ""
+    for method in ("nuslerp", "multislerp"):
+        text = f"merge_method: {method}\n{base}models:\n{listed}  - {{model: b}}\n  - {{model: d}}\n"
+        recipe = reading(text + "parameters: {weight: 1}\n").recipe
+        assert (None if recipe.base is None else str(recipe.base)) == (base[-2] if base else None)
+
+
 def test_a_base_may_stand_in_the_slices():
     text = """\
     merge_method: slerp
@@ -242,7 +270,7 @@ def test_a_base_may_stand_in_the_slices():
 
 def test_methods_of_mergekit_that_are_missing_are_not_misspelt_ones():
     line = refusal(TIES.replace("ties", "della_linear"))
-    assert "'della_linear' of mergekit is not known here yet; known: dare_linear" in line
+    assert "'della_linear' of mergekit is not known here yet; known: arcee_fusion" in line
 
 
 def test_model_references():
