@@ -11,8 +11,8 @@ from math import prod
 from pathlib import Path
 
 from mergeopt.errors import InputError
-from mergeopt.merge.names import embedding_of, is_buffer, is_embedding, is_head
-from mergeopt.merge.plan import FLOATS
+from mergeopt.merge.layout import FLOATS
+from mergeopt.merge.names import is_buffer, is_embedding, is_head
 from mergeopt.merge.sources import Checkpoints, open_models
 from mergeopt.recipe.recipe import ModelRef, Recipe
 from mergeopt.recipe.shape import Shape, TensorInfo
@@ -81,7 +81,7 @@ class Subjects:
     @property
     def width(self) -> int | None:
         """Size of the hidden state, as the embeddings say it."""
-        found = embedding_of(self.shape(self.reference))
+        found = self.shape(self.reference).embedding
         return None if found is None else found.shape[-1]
 
     @cached_property

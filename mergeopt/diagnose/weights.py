@@ -17,7 +17,7 @@ import torch
 from mergeopt.diagnose.subjects import Common, Place, Subjects
 from mergeopt.diagnose.sums import BLOCK, Sums, added
 from mergeopt.merge.compute import one_thread_each
-from mergeopt.merge.plan import Input
+from mergeopt.merge.layout import Input
 from mergeopt.merge.sources import FileSource, opened_readers
 from mergeopt.recipe.recipe import ModelRef
 
