@@ -17,10 +17,12 @@ import xxhash
 
 import mergeopt
 from mergeopt.checkpoint.hashing import InputHashes
+from mergeopt.checkpoint.locate import commits
 from mergeopt.checkpoint.sidefiles import copy_side_files, output_config, write_config
 from mergeopt.checkpoint.writer import CheckpointWriter, OutputTensor
 from mergeopt.errors import InputError
 from mergeopt.files import write_text
+from mergeopt.merge.finite import told
 from mergeopt.merge.plan import LeftOut, Plan, fill, lay_out, unmatched_filters
 from mergeopt.merge.refinement import SIDECAR, Refinement
 from mergeopt.merge.sources import Checkpoints, facts
@@ -68,6 +70,7 @@ def prepare(recipe: Recipe, checkpoints: Checkpoints) -> Prepared:
     refinement = None if recipe.refinement is None else Refinement.read(Path(recipe.refinement), plan)
     prepared = Prepared(recipe, checkpoints, plan, (), refinement)
     notices = [*unmatched_filters(layout, recipe), *_left_out(layout.left_out), *prepared.vocabulary.notices]
+    notices += dict.fromkeys(notice for checkpoint in checkpoints.values() for notice in checkpoint.notices)
     if layout.untied:
         notices.append(f"the head is written: the output's config unties it from the embeddings of {recipe.donor}")
     return replace(prepared, notices=tuple(notices))
@@ -80,7 +83,8 @@ def merge_to_folder(
     max_shard_bytes: int = 5_000_000_000,
     progress: Progress | None = None,
     lock_also: Mapping[str, Any] | None = None,
-) -> None:
+    strict: bool = False,
+) -> tuple[str, ...]:
     """Writes the merged model: weights, config, the donor's tokenizer files, the recipe (its refinement beside it) and
     the lock file.
 
@@ -90,9 +94,13 @@ def merge_to_folder(
         max_shard_bytes: Limit per weight file.
         progress: Told of bytes as they are written.
         lock_also: Further entries of the lock file.
+        strict: Publish nothing where a tensor came out with NaN or infinity.
+
+    Returns:
+        What the user should know about the result, in words.
 
     Raises:
-        InputError: `out` is the folder of a source.
+        InputError: `out` is the folder of a source; with `strict`, a tensor that is not finite.
         MergeoptError: disk full, a source that changed meanwhile. Nothing is left behind then, or, where the weights
             were in place already, a folder without config.json.
     """
@@ -102,8 +110,13 @@ def merge_to_folder(
     tensors = [OutputTensor(job.tensor, job.shape, job.dtype) for job in plan.jobs]
     try:
         with CheckpointWriter(out, tensors, max_shard_bytes=max_shard_bytes) as writer:
-            stream(plan, prepared.checkpoints, writer, progress, prepared.refinement)
+            broken = stream(plan, prepared.checkpoints, writer, progress, prepared.refinement)
+            notices = (told(broken, prepared.checkpoints),) if broken else ()
+            if strict and notices:
+                raise InputError(notices[0], remedy="mend or replace the source, or merge without --strict")
             inputs = hashes.result()
+            for checkpoint in prepared.checkpoints.values():
+                checkpoint.check_unchanged()
             (out / "config.json").unlink(missing_ok=True)  # of an earlier model: it does not describe these weights
             writer.commit()
             digests = writer.digests()
@@ -126,6 +139,7 @@ def merge_to_folder(
         out / "recipe.lock.json", json.dumps(lock(prepared, inputs, digests) | dict(lock_also or {}), indent=1) + "\n"
     )
     write_config(out, prepared.config)
+    return notices
 
 
 def portability(prepared: Prepared) -> str:
@@ -165,6 +179,7 @@ def lock(prepared: Prepared, inputs: Mapping[Path, str], digests: Mapping[str, s
         **({"refinement": refined} if refined else {}),
         "versions": versions(),
         "inputs": models,
+        **({"commits": found} if (found := commits(inputs)) else {}),
         "outputs": {name: f"xxh3-128:{digest}" for name, digest in digests.items()},
     }
 
