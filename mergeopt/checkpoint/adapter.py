@@ -28,7 +28,8 @@ from mergeopt.recipe.shape import Shape
 
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<half>[AB])(\.default)?(\.weight)?")
-_WRAPPER = re.compile(r"\.(modules_to_save(\.default)?|base_layer|original_module)(?=\.)")
+_WRAPPER = re.compile(r"\.(modules_to_save(\.default)?|base_layer)(?=\.)")
+_BEFORE = ".original_module."  # what a saved module was before training: peft writes it, nobody reads it
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 _ROWS, _ELEMENTS = 32, 1 << 16  # of a product: at least so many rows, else about so many elements
 
@@ -74,7 +75,8 @@ class Factors:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Adapted(Checkpoint):
-    """`base` with an adapter. A tensor is changed (`deltas`), the adapter's own (`own`: its name there), or the base's.
+    """`base` with an adapter: a tensor is the adapter's `own` (by its name there) or the base's, and then changed where
+    `deltas` says so.
 
     `tensors` has the dtypes that reading gives, float32 where something is added; `shape` has the model's own, so that
     a merge without `dtype` is stored as the model was.
@@ -117,16 +119,16 @@ class AdaptedReader:
 
     def read_into(self, name: str, start: int, out: Tensor) -> None:
         """Fills `out`, 1-D of the view's dtype, with the elements from `start` on."""
-        if name in self._view.own:
-            self._adapter.read_into(self._view.own[name], start, out)
-        elif name not in self._view.deltas:
-            self._base.read_into(name, start, out)
-        else:
-            stored = self._view.base.tensors[name]
-            part = torch.empty(out.numel(), dtype=torch_dtype(stored.dtype))
-            self._base.read_into(name, start, part)
-            out.copy_(part)
-            self._factors(name).add_to(out, start)
+        own = self._view.own.get(name)
+        reader, key = (self._base, name) if own is None else (self._adapter, own)
+        if name not in self._view.deltas:
+            reader.read_into(key, start, out)
+            return
+        stored = self._view.base.tensors[name] if own is None else self._view.weights.tensors[own]
+        part = torch.empty(out.numel(), dtype=torch_dtype(stored.dtype))
+        reader.read_into(key, start, part)
+        out.copy_(part)
+        self._factors(name).add_to(out, start)
 
     def tensor(self, name: str) -> Tensor:
         """A whole tensor in memory of its own."""
@@ -160,12 +162,10 @@ def with_adapter(base: Checkpoint, folder: Path, name: str) -> Adapted:
     if weights is None:
         raise InputError(f"neither {' nor '.join(form.single for form in ADAPTERS)}", where=str(folder))
     deltas, own, left_out = _Matching(base, weights, config, folder).run()
-    tensors = dict(base.tensors)
+    tensors = {**base.tensors, **{tensor: replace(weights.tensors[key], name=tensor) for tensor, key in own.items()}}
     for tensor in deltas:
         wide = "float64" if tensors[tensor].dtype == "float64" else "float32"
         tensors[tensor] = replace(tensors[tensor], dtype=wide, nbytes=tensors[tensor].numel * item_size(wide))
-    for tensor, key in own.items():
-        tensors[tensor] = replace(weights.tensors[key], name=tensor)
     notices = [*base.notices, *_other_base(base, config, name)]
     if left_out:
         more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
@@ -209,21 +209,23 @@ class _Matching:
                     embeddings.add(found["module"])
             elif ".lora_" in name or "trainable_tokens" in name:
                 raise InputError(f"{key!r} is more than a low-rank sum", where=self.where, remedy=MERGE_FIRST)
-            else:
-                name = _WRAPPER.sub("", name)
-                own[self._find(name) or name] = key
+            elif _BEFORE not in name:
+                plain = _WRAPPER.sub("", name)
+                target = self._own(plain, key)
+                if target not in own or plain == name:  # a resized vocabulary is saved wrapped and plain, the same
+                    own[target] = key
         deltas, left_out = {}, []
         for module, pair in halves.items():
             if not self.config.selects(module):
                 left_out.append(module)
                 continue
             name = self._named(module)
-            if name in deltas or name in own:
+            if name in deltas:
                 raise InputError(f"changes {name!r} of the model twice", where=self.where)
-            deltas[name] = self._low_rank(module, name, pair, module in embeddings)
+            stored = self.weights.tensors[own[name]] if name in own else self.base.tensors[name]
+            deltas[name] = self._low_rank(module, stored, pair, module in embeddings)
         if not deltas and not own:
             raise InputError("changes nothing: it holds no weights for its target_modules", where=self.where)
-        self._check_own(own)
         return deltas, own, left_out
 
     def _find(self, name: str) -> str | None:
@@ -243,19 +245,40 @@ class _Matching:
     def _named(self, module: str) -> str:
         name = self._find(f"{module}.weight")
         if name is None:
-            raise InputError(
-                f"changes {module!r}, of which {self.base.name!r} has no weight",
-                where=self.where,
-                remedy=f"is it an adapter of {self.config.base!r}? A head tied to the embeddings and experts fused "
-                "in memory cannot be changed so: " + MERGE_FIRST,
-            )
+            raise self._strange(module)
         return name
 
-    def _low_rank(self, module: str, name: str, pair: Mapping[str, StoredTensor], embedding: bool) -> LowRank:
+    def _own(self, name: str, key: str) -> str:
+        """The model's name for a tensor that the adapter holds whole; a new one is a new head, so of no layer."""
+        found = self._find(name)
+        if found is None:
+            if any(word.isdigit() for word in name.split(".")):
+                raise self._strange(name)
+            return name
+        mine, theirs = self.weights.tensors[key], self.base.tensors[found]
+        if mine.shape[1:] != theirs.shape[1:]:
+            raise InputError(
+                f"{key!r} is {list(mine.shape)}, in {self.base.name!r} {list(theirs.shape)}",
+                where=self.where,
+                remedy=f"is it an adapter of {self.config.base!r}?",
+            )
+        return found
+
+    def _strange(self, name: str) -> InputError:
+        return InputError(
+            f"changes {name!r}, which {self.base.name!r} does not store",
+            where=self.where,
+            remedy=f"is it an adapter of {self.config.base!r}? What a model ties, fuses or renames in memory cannot be "
+            f"changed so: {MERGE_FIRST}",
+        )
+
+    def _low_rank(
+        self, module: str, stored: StoredTensor, pair: Mapping[str, StoredTensor], embedding: bool
+    ) -> LowRank:
         where = f"{self.where} module {module!r}"
         if pair.keys() != {"A", "B"}:
             raise InputError(f"has lora_{'A' if 'A' in pair else 'B'} without its other half", where=where)
-        a, b, stored = pair["A"], pair["B"], self.base.tensors[name]
+        a, b = pair["A"], pair["B"]
         if not {a.dtype, b.dtype, stored.dtype} <= set(_FLOATS):
             problem = f"{stored.dtype} weights with {a.dtype} factors cannot be added"
             raise InputError(problem, where=where, remedy="name the unquantised model before the +")
@@ -265,22 +288,12 @@ class _Matching:
         fits = len(a.shape) > 1 and prod(b.shape[1:]) == rank > 0
         if not fits or stored.shape != (straight[::-1] if turned else straight):
             raise InputError(
-                f"its factors {list(a.shape)} and {list(b.shape)} do not fit {name!r} {list(stored.shape)} of "
+                f"its factors {list(a.shape)} and {list(b.shape)} do not fit {stored.name!r} {list(stored.shape)} of "
                 f"{self.base.name!r}",
                 where=where,
                 remedy=f"is it an adapter of {self.config.base!r}?",
             )
         return LowRank(a, b, self.config.scale(module, rank), turned)
-
-    def _check_own(self, own: Mapping[str, str]) -> None:
-        for name, key in own.items():
-            mine, theirs = self.weights.tensors[key], self.base.tensors.get(name)
-            if theirs is not None and mine.shape[1:] != theirs.shape[1:]:
-                raise InputError(
-                    f"{key!r} is {list(mine.shape)}, in {self.base.name!r} {list(theirs.shape)}",
-                    where=self.where,
-                    remedy=f"is it an adapter of {self.config.base!r}?",
-                )
 
 
 def _other_base(base: Checkpoint, config: LoraConfig, name: str) -> list[str]:

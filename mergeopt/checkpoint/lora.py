@@ -92,7 +92,7 @@ class LoraConfig:
         stated = _of(self.rank_pattern, module, self.r)
         if stated != rank:
             raise InputError(f"gives {module!r} rank {stated}, its weights have rank {rank}", where=self.where)
-        alpha = _of(self.alpha_pattern, module, self.alpha)
+        alpha: float = _of(self.alpha_pattern, module, self.alpha)
         return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
 
     def selects(self, module: str) -> bool:

@@ -47,7 +47,7 @@ class Reader(Protocol):
 
 
 class TensorReader:
-    """Reads the tensors of one checkpoint's files; a context manager, one file descriptor per file, opened when first needed.
+    """Reads the tensors of a checkpoint's files; a context manager, one descriptor per file, opened when first needed.
 
     Thread-safe, except that `close` must wait for the readers.
     """

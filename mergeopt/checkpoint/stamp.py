@@ -12,7 +12,7 @@ Stamp = tuple[int, int, int]
 
 def stamp_of(file: Path | int) -> Stamp:
     """The stamp of a path (links followed) or an open descriptor; OSError where there is no such file."""
-    status = os.stat(file)
+    status = os.fstat(file) if isinstance(file, int) else file.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 

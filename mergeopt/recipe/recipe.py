@@ -59,14 +59,9 @@ class ModelRef:
         parts = [part.split("@") for part in text.split("+")]
         if len(parts) > 2 or any(len(part) > 2 or not all(part) for part in parts):
             return cls(text)
-        (path, *revision), (lora, *lora_revision) = (*parts, [None])[:2]
-        assert path is not None
-        return cls(
-            path.strip(),
-            revision[0] if revision else None,
-            lora.strip() if lora else None,
-            lora_revision=lora_revision[0] if lora_revision else None,
-        )
+        path, revision = _parted(parts[0])
+        lora, lora_revision = _parted(parts[1]) if len(parts) == 2 else (None, None)
+        return cls(path, revision, lora, lora_revision=lora_revision)
 
     @classmethod
     def _from_mapping(cls, data: dict[str, Any], where: str) -> "ModelRef":
@@ -83,6 +78,11 @@ class ModelRef:
             )
         path, revision = model
         return cls(path, revision, lora and lora[0], architecture, lora and lora[1])
+
+
+def _parted(words: list[str]) -> tuple[str, str | None]:
+    """Path and revision of text split at its @."""
+    return words[0].strip(), words[1] if len(words) == 2 else None
 
 
 def _named(part: Any, whole: Any, where: str) -> tuple[str, str | None]:
