@@ -107,7 +107,7 @@ def test_what_is_no_set_of_weights(tmp_path: Path, content: object, message: str
 def test_old_and_broken_files(tmp_path: Path) -> None:
     file = tmp_path / "x.bin"
     torch.save({"a": torch.zeros(2)}, file, _use_new_zipfile_serialization=False)
-    with pytest.raises(InputError, match="torch's format before 1.6.*save_pretrained"):
+    with pytest.raises(InputError, match=r"torch's format before 1.6.*save_pretrained"):
         read_pickle(file)
     for data in (b"", b"junk" * 100, b"PK", b"PK" + b"\0" * 300):
         file.write_bytes(data)
