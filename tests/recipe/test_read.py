@@ -318,3 +318,15 @@ def test_a_refinement_lies_beside_the_recipe_or_else_in_the_working_folder(
         assert (reading.recipe.refinement, reading.notices) == (found, ())
     file.write_text("merge_method: passthrough\nmodels: [{model: a}]\nparameters: {refinement: fine}\n")
     assert "belongs at the top level" in read_recipe(read_document(file), SCHEMAS).notices[0]
+
+
+def test_a_base_by_itself_is_copied():
+    text = "merge_method: task_arithmetic\nbase_model: b+l\n" + (
+        "slices: [{sources: [{model: b+l, layer_range: [0, 2], parameters: {weight: 1}}]}]\n"
+    )
+    found = reading(text)
+    assert found.recipe.method == "passthrough" and found.recipe.donor == ModelRef("b", lora="l")
+    assert found.notices == ("r.yml:2 base_model: b+l is the only model: nothing is added to it, it is copied",)
+    assert "slerp takes 1 model" in refusal(
+        "merge_method: slerp\nbase_model: b\nmodels: [{model: b}]\nparameters: {t: 0}\n"
+    )
