@@ -20,6 +20,7 @@ from mergeopt.merge import folder
 word, moment = sys.argv[1:3]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 def stop(*args, **kwargs):
+    setattr(owner, moment, original)
     os.kill(os.getpid(), getattr(signal, word))
     return original(*args, **kwargs)
 owner = folder.CheckpointWriter if moment in ("write", "commit") else folder
