@@ -13,7 +13,7 @@ def merge(
     recipe: Path = typer.Argument(help="A mergekit recipe."),
     out: Path = typer.Argument(help="Folder for the merged model."),
     force: bool = typer.Option(False, "--force", help="Write into a folder that is not empty."),
-    strict: bool = typer.Option(False, "--strict", help="Keys without effect are errors."),
+    strict: bool = typer.Option(False, "--strict", help="Keys without effect, NaN and infinity are errors."),
     shard_size: str = typer.Option("5GB", "--max-shard-size", help="Limit per weight file, e.g. 2GB."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but errors."),
 ) -> None:
@@ -31,11 +31,12 @@ def merge(
     reading = read_recipe(read_document(recipe), SCHEMAS)
     warn(reading.notices, strict=strict)
     with placed(str(recipe)):
-        prepared = prepare(reading.recipe, open_models(reading.recipe.models, recipe.parent))
+        prepared = prepare(reading.recipe, open_models(reading.recipe.models, recipe.parent, reading.recipe.base))
     if not quiet or strict:
         warn([f"{recipe}: {notice}" for notice in prepared.notices], strict=strict)
     with byte_bar("merging", prepared.plan.nbytes, quiet=quiet) as progress:
-        merge_to_folder(prepared, out, max_shard_bytes=limit, progress=progress)
+        notices = merge_to_folder(prepared, out, max_shard_bytes=limit, progress=progress, strict=strict)
+    warn(notices)
     if not quiet:
         typer.echo(f"{len(prepared.plan.jobs)} tensors by {prepared.recipe.method} -> {out}")
 

@@ -17,7 +17,7 @@ from mergeopt.recipe.document import Document, Route
 from mergeopt.recipe.format import ModelPart, RecipeFile, SlicePart, SourcePart
 from mergeopt.recipe.modules import without_modules
 from mergeopt.recipe.recipe import DTYPES, ModelRef, Recipe, Slice, Source
-from mergeopt.recipe.rules import check_sources, with_base_as_source
+from mergeopt.recipe.rules import check_sources, copied, of_base_alone, with_base_as_source
 from mergeopt.recipe.schema import MethodSchema
 from mergeopt.recipe.settings import Setting, parse_setting
 
@@ -84,6 +84,9 @@ class _Reader:
             seed=file.seed,
             refinement=self._refinement(file.refinement),
         )
+        if of_base_alone(recipe, schema):
+            self._notice(("base_model",), f"{recipe.base} is the only model: nothing is added to it, it is copied")
+            recipe, schema = copied(recipe), self.schemas["passthrough"]
         recipe = with_base_as_source(recipe, schema)
         check_sources(recipe, schema, self.document.where(("models",) if file.models is not None else ("slices",)))
         self._name_layer_range_mistakes(recipe)
