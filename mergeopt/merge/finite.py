@@ -6,7 +6,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from mergeopt.merge.plan import FLOATS, Input, Job
+from mergeopt.merge.layout import FLOATS, Input
+from mergeopt.merge.plan import Job
 from mergeopt.merge.sources import Checkpoints, FileSource, opened_readers
 
 
