@@ -1,7 +1,7 @@
 """What to do: the lines that a diagnosis ends with."""
 
 from collections.abc import Iterator, Mapping
-from math import ceil, isnan
+from math import ceil, isnan, nan
 from statistics import fmean
 
 from mergeopt.diagnose.evidence import Evidence, grouped
@@ -31,15 +31,6 @@ def advise(evidence: Evidence, verdicts: Verdicts) -> tuple[str, ...]:
     )
 
 
-def norm_scaled(evidence: Evidence) -> dict[ModelRef, float]:
-    """Weights in inverse proportion to the deltas' lengths, adding to 1: no model dominates."""
-    lengths = {ref: evidence.norm(ref) for ref in evidence.subjects.models}
-    if evidence.subjects.base is None or any(length == 0 for length in lengths.values()):
-        return {}
-    total = sum(1 / length for length in lengths.values())
-    return {ref: float(f"{1 / length / total:.2g}") for ref, length in lengths.items()}
-
-
 def _base(evidence: Evidence) -> Iterator[str]:
     base = evidence.subjects.base
     if base is None:
@@ -64,7 +55,7 @@ def _whether(evidence: Evidence, verdicts: Verdicts) -> Iterator[str]:
     elif evidence.subjects.base is not None:
         uniform = _mean(behaviour.scaled.get(1 / len(evidence.subjects.models), {}))
         if not isnan(uniform):
-            verb = "will do" if uniform >= KEPT else "loses much" if uniform >= HALF else "loses most"
+            verb = "will do" if uniform >= KEPT else "loses much" if uniform >= HALF else "loses more than half"
             yield f"A plain average {verb}: it keeps {uniform:.0%} of the models' gains (in nats, on their prompts)."
 
 
@@ -76,23 +67,27 @@ def _copies(evidence: Evidence) -> Iterator[str]:
 
 def _scale(evidence: Evidence) -> Iterator[str]:
     behaviour, models = evidence.behaviour, evidence.subjects.models
-    if behaviour is not None and behaviour.scaled:
+    if behaviour is not None and behaviour.scaled and len(models) > 1:
         means = {scale: _mean(kept) for scale, kept in behaviour.scaled.items()}
         known = {scale: mean for scale, mean in means.items() if not isnan(mean)}
-        if known and len(models) > 1:
-            best = max(known, key=lambda scale: known[scale])
+        best = max(known, key=lambda scale: known[scale], default=0.0)
+        if best == 1 / len(models):
+            yield f"No common weight does better than the plain average ({best:.2g} each): {_range(evidence, best)}."
+        elif known:
             spread = _range(evidence, best)
             yield f"Start from task_arithmetic with weight {best:.2g} each: it keeps {known[best]:.0%}, {spread}."
-    weights = norm_scaled(evidence)
+    weights = evidence.norm_scaled
     if len(weights) < 2:
         return
     large, small = max(models, key=evidence.norm), min(models, key=evidence.norm)
     ratio = evidence.norm(large) / evidence.norm(small)
-    if ratio > DOMINATES or (ratio > UNEVEN and behaviour is None):
+    if ratio > (UNEVEN if behaviour is None else DOMINATES):
         listed = ", ".join(f"{evidence.names[ref]} {weight:g}" for ref, weight in weights.items())
         verb = "dominates" if ratio > DOMINATES else "weighs most"
+        kept = _mean(behaviour.norm_scaled) if behaviour is not None else nan
+        seen = "" if isnan(kept) else f" (keeps {kept:.0%})"
         than = f"{ratio:.1f} times {evidence.names[small]}"
-        yield f"{evidence.names[large]} {verb} ({than}); norm-scaled weights: {listed}."
+        yield f"{evidence.names[large]} {verb} ({than}); norm-scaled weights: {listed}{seen}."
 
 
 def _range(evidence: Evidence, scale: float) -> str:
@@ -161,4 +156,4 @@ def _data(evidence: Evidence) -> Iterator[str]:
 
 def _mean(kept: Mapping[ModelRef, float]) -> float:
     known = [share for share in kept.values() if not isnan(share)]
-    return fmean(known) if known else float("nan")
+    return fmean(known) if known else nan

@@ -52,7 +52,8 @@ class Path:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """Everything that was measured with data. `scores` and `smokes` are by model, the uniform merge under None."""
+    """Everything that was measured with data. `losses`, `scores` and `smokes` are by model, the uniform merge under
+    None; `scaled` is what each model keeps of its gain in base + s Σ τ_k, by s, and `norm_scaled` with such weights."""
 
     metrics: Mapping[str, str]
     items: Mapping[str, int]
@@ -62,4 +63,5 @@ class Behaviour:
     own: Mapping[ModelRef, Own]
     paths: Mapping[Pair, Path]
     scaled: Mapping[float, Mapping[ModelRef, float]]
+    norm_scaled: Mapping[ModelRef, float]
     smokes: Mapping[ModelRef | None, Smoke]
