@@ -12,6 +12,7 @@ from mergeopt.scoring.statistics import detectable
 
 SMALL = 0.1  # of the whole's ‖τ‖/‖W_0‖: a part that hardly moves
 UNEVEN = 1.5  # times
+NOTICEABLE = 0.05  # share of the gain
 GOAL = 0.02  # the gain that is to be certified
 
 Verdicts = Mapping[Pair, Verdict]
@@ -67,15 +68,13 @@ def _copies(evidence: Evidence) -> Iterator[str]:
 
 def _scale(evidence: Evidence) -> Iterator[str]:
     behaviour, models = evidence.behaviour, evidence.subjects.models
-    if behaviour is not None and behaviour.scaled and len(models) > 1:
-        means = {scale: _mean(kept) for scale, kept in behaviour.scaled.items()}
-        known = {scale: mean for scale, mean in means.items() if not isnan(mean)}
-        best = max(known, key=lambda scale: known[scale], default=0.0)
+    best = _best_scale(evidence)
+    if best is not None and behaviour is not None:
+        kept, spread = _mean(behaviour.scaled[best]), _range(evidence, best)
         if best == 1 / len(models):
-            yield f"No common weight does better than the plain average ({best:.2g} each): {_range(evidence, best)}."
-        elif known:
-            spread = _range(evidence, best)
-            yield f"Start from task_arithmetic with weight {best:.2g} each: it keeps {known[best]:.0%}, {spread}."
+            yield f"No equal weights do better than the plain average ({best:.2g} each): {spread}."
+        else:
+            yield f"Start from task_arithmetic with weight {best:.2g} each: it keeps {kept:.0%}, {spread}."
     weights = evidence.norm_scaled
     if len(weights) < 2:
         return
@@ -90,6 +89,13 @@ def _scale(evidence: Evidence) -> Iterator[str]:
         yield f"{evidence.names[large]} {verb} ({than}); norm-scaled weights: {listed}{seen}."
 
 
+def _best_scale(evidence: Evidence) -> float | None:
+    """The equal weight that keeps most; None where nothing was measured."""
+    scaled = evidence.behaviour.scaled if evidence.behaviour is not None and len(evidence.subjects.models) > 1 else {}
+    known = {scale: mean for scale, kept in scaled.items() if not isnan(mean := _mean(kept))}
+    return max(known, key=lambda scale: known[scale], default=None)
+
+
 def _range(evidence: Evidence, scale: float) -> str:
     assert evidence.behaviour is not None
     kept = {ref: share for ref, share in evidence.behaviour.scaled[scale].items() if not isnan(share)}
@@ -98,7 +104,7 @@ def _range(evidence: Evidence, scale: float) -> str:
 
 
 def _interference(evidence: Evidence) -> Iterator[str]:
-    """The pair that disturbs most, and where; or that the loss is dilution."""
+    """The pair that disturbs most, and where; and whether an average loses by dilution or by interference."""
     behaviour = evidence.behaviour
     if behaviour is None:
         return
@@ -106,17 +112,27 @@ def _interference(evidence: Evidence) -> Iterator[str]:
         (lost, pair, k)
         for pair, path in behaviour.paths.items()
         for k, lost in enumerate(path.interference)
-        if not isnan(lost)
+        if lost > INTERFERES
     ]
-    if not disturbed:
-        return
-    lost, pair, k = max(disturbed, key=lambda each: each[0])
-    if lost > INTERFERES:
+    if disturbed:
+        _, pair, k = max(disturbed, key=lambda each: each[0])
         name, other = evidence.names[pair[k]], evidence.names[pair[1 - k]]
         where = evidence.where_it_is_lost(pair)
         yield f"{other} disturbs {name} most; averaging costs most in {where}: give it weights of its own."
-    elif len(evidence.subjects.models) > 2 or any(0 <= own.alone < KEPT for own in behaviour.own.values()):
-        yield "What is lost is dilution more than interference: larger weights help more than TIES or DARE."
+    best = _best_scale(evidence)
+    if best is None:
+        return
+    equal = 1 / len(evidence.subjects.models)
+    alone, together = _mean({ref: own.thinned for ref, own in behaviour.own.items()}), _mean(behaviour.scaled[equal])
+    if together >= KEPT:
+        return
+    told = f"at weight {equal:.2g} a model alone keeps {alone:.0%}, beside the others {together:.0%}"
+    if together < alone - NOTICEABLE:
+        yield f"The average loses by interference: {told}."
+    elif best > equal:
+        yield f"The average loses by dilution: {told}; larger weights bring some back."
+    else:
+        yield f"The average loses by dilution ({told}), yet larger equal weights overshoot what the deltas share."
 
 
 def _freeze(evidence: Evidence) -> Iterator[str]:

@@ -133,14 +133,16 @@ class _Observer:
         evals, base = self._evals_of(ref), self.subjects.base
         gain = fmean(self._gain(name, ref) for name in evals) if evals else nan
         if base is None or not evals:
-            return Own(evals, gain, nan, nan, nan)
-        points = {a: self._losses({base: 1 - a, ref: a}, evals) for a in ALONG}
+            return Own(evals, gain, nan, nan, nan, nan)
+        part = 1 / len(self.subjects.models)
+        points = {a: self._losses({base: 1 - a, ref: a}, evals) for a in sorted({*ALONG, part})}
+        alone, thinned = self._kept(points[0.5], ref), self._kept(points[part], ref)
         barrier = self._barrier(points, base, ref, evals)
         model = self.mixer.become({ref: 1}).model
         targets = {name: self.exam.targets(model, name, self.encoder) for name in evals}
         model = self.mixer.become({base: 1}).model
         divergence = fmean(self.exam.divergence(model, name, targets[name]) for name in evals)
-        return Own(evals, gain, self._kept(points[0.5], ref), barrier, divergence)
+        return Own(evals, gain, alone, thinned, barrier, divergence)
 
     def _barrier(self, points: Mapping[float, Losses], a: ModelRef, b: ModelRef, evals: Sequence[str]) -> float:
         """max over the path of L((1−x) a + x b) − (1−x) L(a) − x L(b)"""

@@ -61,6 +61,7 @@ def _model(evidence: Evidence, ref: ModelRef) -> dict[str, Any]:
             "own_evals": list(own.evals),
             "gain": own.gain,
             "kept_alone": own.alone,
+            "kept_alone_thinned": own.thinned,
             "barrier_from_base": own.barrier,
             "divergence": own.divergence,
         } | _scored(evidence.behaviour, ref)

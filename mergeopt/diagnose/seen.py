@@ -23,13 +23,15 @@ class Smoke:
 class Own:
     """One model on its own prompts.
 
-    evals: where no other model is better. gain: nats saved there. alone: share of the gain at half the delta.
+    evals: where no other model is better. gain: nats saved there. alone: share of the gain at half the delta, and
+    thinned: at 1/n of it, as in the average of n models.
     barrier: of the straight path from the base. divergence: KL(model ‖ base).
     """
 
     evals: tuple[str, ...]
     gain: float
     alone: float
+    thinned: float
     barrier: float
     divergence: float
 
