@@ -44,7 +44,7 @@ def _base(evidence: Evidence) -> Iterator[str]:
 
 
 def _whether(evidence: Evidence, verdicts: Verdicts) -> Iterator[str]:
-    bad = [ref for ref in evidence.subjects.models if any(word == "no" for word, _ in faults(evidence, ref))]
+    bad = _unfit(evidence)
     if bad:
         yield f"Leave out {grouped([evidence.names[ref] for ref in bad])}: no recipe mends this."
     words = [verdict.word for pair, verdict in verdicts.items() if not set(pair) & set(bad)]
@@ -58,6 +58,11 @@ def _whether(evidence: Evidence, verdicts: Verdicts) -> Iterator[str]:
         if not isnan(uniform):
             verb = "will do" if uniform >= KEPT else "loses much" if uniform >= HALF else "loses more than half"
             yield f"A plain average {verb}: it keeps {uniform:.0%} of the models' gains (in nats, on their prompts)."
+
+
+def _unfit(evidence: Evidence) -> list[ModelRef]:
+    """Models that fit no merge with the others."""
+    return [ref for ref in evidence.subjects.models if any(word == "no" for word, _ in faults(evidence, ref))]
 
 
 def _copies(evidence: Evidence) -> Iterator[str]:
@@ -76,7 +81,7 @@ def _scale(evidence: Evidence) -> Iterator[str]:
         else:
             yield f"Start from task_arithmetic with weight {best:.2g} each: it keeps {kept:.0%}, {spread}."
     weights = evidence.norm_scaled
-    if len(weights) < 2:
+    if len(weights) < 2 or _unfit(evidence):
         return
     large, small = max(models, key=evidence.norm), min(models, key=evidence.norm)
     ratio = evidence.norm(large) / evidence.norm(small)
@@ -99,7 +104,8 @@ def _best_scale(evidence: Evidence) -> float | None:
 def _range(evidence: Evidence, scale: float) -> str:
     assert evidence.behaviour is not None
     kept = {ref: share for ref, share in evidence.behaviour.scaled[scale].items() if not isnan(share)}
-    low, high = min(kept, key=lambda ref: kept[ref]), max(kept, key=lambda ref: kept[ref])
+    ordered = sorted(kept, key=lambda ref: kept[ref])
+    low, high = ordered[0], ordered[-1]
     return f"from {kept[low]:.0%} ({evidence.names[low]}) to {kept[high]:.0%} ({evidence.names[high]})"
 
 
