@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and where the shipped ones are."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from mergeopt.errors import InputError, MergeoptError, did_you_mean
@@ -23,6 +24,15 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise MergeoptError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def remove_files(paths: Iterable[Path]) -> None:
+    """Removes files, those that are there. Raises MergeoptError where that is not allowed."""
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise MergeoptError(f"{path}: cannot be removed ({error.strerror})") from error
 
 
 def cache_folder() -> Path:

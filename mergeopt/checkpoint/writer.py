@@ -8,7 +8,6 @@ Whatever ends the work before that leaves nothing behind.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -19,31 +18,14 @@ import xxhash
 
 from mergeopt.checkpoint.checkpoint import INDEX_FILE
 from mergeopt.checkpoint.gather import Gather
-from mergeopt.checkpoint.header import encode_header, item_size
+from mergeopt.checkpoint.header import encode_header
 from mergeopt.checkpoint.jsonfile import encode_json
-from mergeopt.checkpoint.reader import byte_view, torch_dtype
 from mergeopt.checkpoint.sharding import DEFAULT_SHARD_BYTES, index_document, plan_shards
+from mergeopt.checkpoint.sink import OutputTensor, checked_bytes
 from mergeopt.checkpoint.staging import Staging
 from mergeopt.errors import MergeoptError
 
 _REREAD_BYTES = 1 << 22
-
-
-@dataclass(frozen=True, slots=True)
-class OutputTensor:
-    """A tensor to be written; `dtype` is torch's name without the prefix."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def numel(self) -> int:
-        return prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.numel * item_size(self.dtype)
 
 
 @dataclass(slots=True)
@@ -151,13 +133,8 @@ class CheckpointWriter:
             ValueError: `data` does not fit the tensor.
         """
         progress = self._progress[name]
-        tensor = progress.tensor
-        if data.dim() != 1 or data.dtype != torch_dtype(tensor.dtype) or not data.is_contiguous():
-            raise ValueError(f"{name}: data must be 1-D contiguous {tensor.dtype}, not {data.dim()}-D {data.dtype}")
-        if start < 0 or start + data.numel() > tensor.numel:
-            raise ValueError(f"{name}: elements {start}..{start + data.numel()} of {tensor.numel}")
+        buffer = checked_bytes(progress.tensor, start, data)
         begin = start * data.element_size()
-        buffer = byte_view(data)
         with progress.lock:
             progress.add(begin, buffer)
             for place, piece in progress.gather.add(begin, buffer):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import typer
 
+from mergeopt.checkpoint.staging import is_leftover
 from mergeopt.errors import InputError, MergeoptError
 
 if TYPE_CHECKING:
@@ -57,9 +58,21 @@ def quiet_libraries() -> None:
         warnings.simplefilter("ignore")
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Prints a line or more, whatever names from files may hold in it."""
+    typer.echo(visible(text), err=err)
+
+
+def visible(text: str) -> str:
+    """`text` with every character that could command a terminal spelled out: an escape code as ``\\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def fail(text: str) -> None:
     """`error: …` on stderr, one line, no markup."""
-    typer.echo(typer.style("error: ", fg="red", bold=True) + text, err=True)
+    typer.echo(typer.style("error: ", fg="red", bold=True) + visible(text), err=True)
 
 
 def warn(notices: Iterable[str], *, strict: bool = False) -> None:
@@ -67,7 +80,7 @@ def warn(notices: Iterable[str], *, strict: bool = False) -> None:
     for text in notices:
         if strict:
             raise InputError(text)
-        typer.echo(typer.style("note: ", fg="yellow") + text, err=True)
+        typer.echo(typer.style("note: ", fg="yellow") + visible(text), err=True)
 
 
 def screen() -> "Console":
@@ -86,7 +99,7 @@ def check_out(out: Path, *, force: bool, resume: bool = False) -> None:
     """
     if out.exists() and not out.is_dir():
         raise InputError("is a file, not a folder", where=str(out), remedy="give another OUT")
-    if out.is_dir() and any(out.iterdir()) and not (force or resume):
+    if out.is_dir() and not all(map(is_leftover, out.iterdir())) and not (force or resume):
         begun = (out / "search" / "log.jsonl").exists()
         remedy = "go on with --resume, or begin anew with --force" if begun else "give another folder, or --force"
         raise InputError("is not empty", where=str(out), remedy=remedy)

@@ -17,7 +17,8 @@ from torch import Tensor
 from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.checkpoint.reader import TensorReader
 from mergeopt.checkpoint.sidefiles import copy_side_files, output_config, write_config
-from mergeopt.checkpoint.writer import CheckpointWriter, OutputTensor
+from mergeopt.checkpoint.sink import OutputTensor
+from mergeopt.checkpoint.writer import CheckpointWriter
 from mergeopt.errors import InputError, MergeoptError
 
 MakeModel = Callable[..., Path]
