@@ -7,6 +7,8 @@ exits with 2 for `InputError` and 1 for any other `MergeoptError`.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_LONGEST = 2000  # characters of a message: names from files may have any length
+
 
 class MergeoptError(Exception):
     """Something went wrong that is not a bug: disk full, a device lost, an interrupted study."""
@@ -29,11 +31,16 @@ class InputError(MergeoptError):
         text = f"{self.where}: {self.problem}" if self.where else self.problem
         if self.remedy:
             text += f"; {self.remedy}"
-        return " ".join(text.split())
+        text = " ".join(_cut(word, _LONGEST // 10) for word in text.split())
+        return _cut(text, _LONGEST)
 
     def at(self, where: str) -> "InputError":
         """The same mistake, placed: callers that know the file add it to what the inner code found."""
         return InputError(self.problem, where=f"{where} {self.where}" if self.where else where, remedy=self.remedy)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest // 2]}…{text[-longest // 2 :]}"
 
 
 @contextmanager

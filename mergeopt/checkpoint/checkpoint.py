@@ -5,6 +5,7 @@ with it, and no file outside the folder is ever opened, except through the links
 (``snapshots/<commit>/x -> ../../blobs/<hash>``).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from mergeopt.recipe.shape import Shape
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.safetensors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +96,7 @@ def _weight_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str] | None
     if index.is_file():
         weight_map = _weight_map(index)
         names = sorted(set(weight_map.values()))
+        _check_strays(folder, set(names))
         if single.is_file() and SINGLE_FILE not in names:
             raise InputError(
                 f"both {SINGLE_FILE} and {INDEX_FILE} for other files: which is the model?",
@@ -120,6 +123,15 @@ def _weight_map(index: Path) -> dict[str, str]:
             problem = f"weight_map puts {tensor!r} in {name!r}, which is not a .safetensors file of this folder"
             raise InputError(problem, where=str(index))
     return weight_map
+
+
+def _check_strays(folder: Path, listed: set[str]) -> None:
+    """An index that passes over a shard of its own series would drop tensors in silence."""
+    series = {(match[1], match[2]) for name in listed if (match := _SHARD.fullmatch(name))}
+    for name in sorted(path.name for path in folder.glob("*-of-*.safetensors")):
+        match = _SHARD.fullmatch(name)
+        if match and name not in listed and (match[1], match[2]) in series:
+            raise InputError(f"does not list {name}, which stands beside it", where=str(folder / INDEX_FILE))
 
 
 def _check_file(file: Path, folder: Path) -> None:

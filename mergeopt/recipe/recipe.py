@@ -60,7 +60,15 @@ class ModelRef:
             raise InputError(
                 f"{data!r} is not a model", where=where, remedy="write {model: {path: ..., revision: ...}}"
             )
-        return cls(inner["path"], inner.get("revision"), lora, data.get("override_architecture"))
+        rest = {
+            "revision": inner.get("revision"),
+            "lora": lora,
+            "override_architecture": data.get("override_architecture"),
+        }
+        for key, value in rest.items():
+            if value is not None and not isinstance(value, str):
+                raise InputError(f"{key} {value!r} is not text", where=where, remedy="quote it")
+        return cls(inner["path"], *rest.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def recipe_data(recipe: Recipe) -> dict[str, Any]:
 
 
 def _model(ref: Any) -> Any:
-    if ref.architecture or any(c in ref.path for c in "+@"):
+    if ref.architecture or any(c in f"{ref.path}{ref.revision or ''}" for c in "+@"):
         mapping: dict[str, Any] = {"model": {"path": ref.path} | ({"revision": ref.revision} if ref.revision else {})}
         if ref.lora:
             mapping["lora"] = {"path": ref.lora}

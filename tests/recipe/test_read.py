@@ -254,6 +254,8 @@ def test_model_references():
     assert ref("org/name@rev+org/lora") == ModelRef("org/name", "rev", "org/lora")
     assert ref("'  with space '") == ModelRef("with space")
     assert ref("{model: {path: 'a+b', revision: v1}}") == ModelRef("a+b", "v1")
+    with pytest.raises(InputError, match=r"revision 123 is not text; quote it"):
+        ref("{model: {path: a, revision: 123}}")
     assert ref("{model: {path: a}, lora: {path: l}}") == ModelRef("a", None, "l")
 
 
