@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mergeopt.errors import InputError
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.document import read_document
 from mergeopt.recipe.read import read_recipe
