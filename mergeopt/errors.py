@@ -54,6 +54,13 @@ def placed(where: str) -> Iterator[None]:
         raise error.at(where) from None
 
 
+def visible(text: str) -> str:
+    """`text` with every character that could command a terminal spelled out: an escape code as ``\\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def did_you_mean(given: str, known: "list[str] | tuple[str, ...] | set[str] | frozenset[str]") -> str | None:
     """``"did you mean 'weight'?"`` when one of `known` is close to `given`, else the list of what is known."""
     import difflib

@@ -1,21 +1,24 @@
 """What commands share: faults as one line and an exit code, and the folder that output goes to.
 
-Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated.
 """
 
 import functools
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import typer
 
 from mergeopt.checkpoint.staging import is_leftover
-from mergeopt.errors import InputError, MergeoptError
+from mergeopt.errors import InputError, MergeoptError, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +34,8 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             quiet_libraries()
-            return function(*args, **kwargs)
+            with _terminable():
+                return function(*args, **kwargs)
         except InputError as error:
             fail(str(error))
             raise typer.Exit(2) from None
@@ -41,8 +45,32 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
         except KeyboardInterrupt:
             fail("interrupted")
             raise typer.Exit(130) from None
+        except _Terminated:
+            fail("terminated")
+            raise typer.Exit(128 + signal.SIGTERM) from None
 
     return run
+
+
+class _Terminated(BaseException):
+    """`kill`, a batch system's time limit: an end like Ctrl-C, after which nothing may lie around."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets SIGTERM end a command through its ``finally`` clauses."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def quiet_libraries() -> None:
@@ -61,13 +89,6 @@ def quiet_libraries() -> None:
 def say(text: str, *, err: bool = False) -> None:
     """Prints a line or more, whatever names from files may hold in it."""
     typer.echo(visible(text), err=err)
-
-
-def visible(text: str) -> str:
-    """`text` with every character that could command a terminal spelled out: an escape code as ``\\x1b``."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def fail(text: str) -> None:
@@ -97,9 +118,13 @@ def check_out(out: Path, *, force: bool, resume: bool = False) -> None:
     Raises:
         InputError: not empty without `force` or `resume`, or not a folder.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError("is a file, not a folder", where=str(out), remedy="give another OUT")
-    if out.is_dir() and not all(map(is_leftover, out.iterdir())) and not (force or resume):
+    try:
+        if out.exists() and not out.is_dir():
+            raise InputError("is a file, not a folder", where=str(out), remedy="give another OUT")
+        taken = out.is_dir() and not all(map(is_leftover, out.iterdir()))
+    except OSError as fault:  # a name too long, a folder that may not be read
+        raise InputError(f"cannot be looked at: {fault.strerror}", where=str(out), remedy="give another OUT") from None
+    if taken and not (force or resume):
         begun = (out / "search" / "log.jsonl").exists()
         remedy = "go on with --resume, or begin anew with --force" if begun else "give another folder, or --force"
         raise InputError("is not empty", where=str(out), remedy=remedy)

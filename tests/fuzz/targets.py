@@ -25,8 +25,7 @@ from mergeopt.checkpoint.checkpoint import INDEX_FILE, Checkpoint
 from mergeopt.checkpoint.header import read_header
 from mergeopt.checkpoint.sidefiles import output_config
 from mergeopt.checkpoint.tokenizer import special_token_difference, vocabulary_difference
-from mergeopt.cli.common import visible
-from mergeopt.errors import MergeoptError
+from mergeopt.errors import MergeoptError, visible
 from mergeopt.files import shipped
 from mergeopt.merge.lock import LOCK_FILE, Lock
 from mergeopt.merge.sources import facts

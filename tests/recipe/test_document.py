@@ -87,6 +87,17 @@ def test_not_yaml(text: str, word: str):
     assert line.startswith("r.yml") and word in line and "\n" not in line
 
 
+@pytest.mark.parametrize("value", ["!!timestamp x", "!!bool x", "!!int ''", "!!float x", "2001-02-30"])
+def test_a_value_that_its_tag_does_not_fit(value: str):
+    assert refused(f"a:\n  b: {value}").startswith("r.yml:2 a.b: cannot be read: ")
+
+
+def test_characters_in_two_halves():
+    assert parse_document('a: "\\ud83d\\ude00"\n"\\ud83d\\ude00": ü', "r.yml").data == {"a": "😀", "😀": "ü"}
+    assert "holds half a character" in refused('a: "x\\ud83d"')
+    assert "holds half a character" in refused('"\\ude00": 1')
+
+
 def test_deep_nest_and_alias_bomb_are_stopped_quickly():
     assert "40 levels" in refused("[" * 60 + "]" * 60)
     assert "levels" in refused("[" * 5000 + "]" * 5000)
