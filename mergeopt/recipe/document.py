@@ -99,7 +99,7 @@ def parse_document(text: str, source: str) -> Document:
         if mark and "\t" in (text.splitlines() or [""])[min(mark.line, len(text.splitlines()) - 1)]:
             problem += " (the line holds a tab; YAML indents with spaces)"
         raise InputError(problem, where=f"{source}{line}", remedy="mend this line or the one above it") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last: a character beyond any
         raise InputError(f"not YAML: {str(error).splitlines()[0]}", where=source) from None
     except RecursionError:
         raise InputError("nested too deeply", where=source, remedy=f"at most {MAX_DEPTH} levels") from None
@@ -146,7 +146,7 @@ class _Builder:
         except (yaml.YAMLError, ValueError) as error:
             problem = getattr(error, "problem", None) or str(error)
             raise InputError(f"cannot be read: {problem}", where=where) from None
-        except (LookupError, AttributeError):  # PyYAML's answer to a tag that does not fit
+        except (LookupError, AttributeError, OverflowError):  # PyYAML's answer to a tag that does not fit
             problem = f"{node.value!r} as {node.tag.rpartition(':')[2]}"
             raise InputError(f"cannot be read: {problem}", where=where) from None
         return _whole_text(value, where) if isinstance(value, str) else value

@@ -80,6 +80,7 @@ def test_several_documents_name_the_second():
         ("a: !!python/name:os.system", "constructor"),
         ("a: 2001-99-99", "month"),
         ("a: \x00", "not YAML"),
+        ('"\\U9007199254740993": 1', "not YAML"),
     ],
 )
 def test_not_yaml(text: str, word: str):
