@@ -35,6 +35,14 @@ def remove_files(paths: Iterable[Path]) -> None:
             raise MergeoptError(f"{path}: cannot be removed ({error.strerror})") from error
 
 
+def size_text(count: int) -> str:
+    """Bytes for people: ``24 kB``, ``3.1 MB``, ``14.48 GB``."""
+    for unit, word, digits in ((1e9, "GB", 2), (1e6, "MB", 1)):
+        if count >= unit:
+            return f"{count / unit:.{digits}f} {word}"
+    return f"{-(-count // 1000)} kB"
+
+
 def cache_folder() -> Path:
     """Where things that are expensive to make are kept between runs: MERGEOPT_CACHE, else the user's cache folder."""
     given = os.environ.get("MERGEOPT_CACHE")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mergeopt.checkpoint.gather import direct_span, open_direct
 from mergeopt.errors import InputError, MergeoptError
-from mergeopt.files import remove_files
+from mergeopt.files import remove_files, size_text
 
 _PREFIX = ".mergeopt-writing-"
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # a small file on its way to its name
@@ -54,7 +54,7 @@ def is_leftover(path: Path) -> bool:
 
 
 class Staging:
-    """A hidden folder inside `folder` with room for `needed` bytes.
+    """A hidden folder inside `folder`, on a disk with room for `needed` bytes.
 
     Raises:
         InputError: `folder` is a file or may not be written to.
@@ -163,7 +163,7 @@ class Staging:
         free = shutil.disk_usage(self.folder).free
         if free < self._needed:
             raise MergeoptError(
-                f"{self.folder}: the model needs {self._needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free"
+                f"{self.folder}: the model needs {size_text(self._needed)}, the disk has {size_text(free)} free"
             )
 
     def _failed(self, fault: OSError) -> MergeoptError:
@@ -173,7 +173,7 @@ class Staging:
 
     def _full(self, fault: OSError) -> MergeoptError:
         return MergeoptError(
-            f"{self.folder}: {fault.strerror} while writing; the model needs {self._needed / 1e9:.2f} GB in all"
+            f"{self.folder}: {fault.strerror} while writing; the model needs {size_text(self._needed)} in all"
         )
 
 

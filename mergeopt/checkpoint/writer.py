@@ -76,6 +76,7 @@ class CheckpointWriter:
         folder: Where the model goes; made if missing.
         tensors: Everything that will be written, in output order.
         max_shard_bytes: Limit per file.
+        beside: Bytes of what else will be written there: the disk must have room for it too.
         metadata: Text entries for the headers, beside ``format: pt``.
 
     Raises:
@@ -89,6 +90,7 @@ class CheckpointWriter:
         tensors: Sequence[OutputTensor],
         *,
         max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+        beside: int = 0,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         by_name = {tensor.name: tensor for tensor in tensors}
@@ -98,7 +100,7 @@ class CheckpointWriter:
         self._committed = False
         headers = [_header(shard.tensors, by_name, metadata) for shard in self._shards]
         sizes = [len(head) + shard.nbytes for (head, _), shard in zip(headers, self._shards, strict=True)]
-        self._staging = Staging(folder, needed=sum(sizes))
+        self._staging = Staging(folder, needed=sum(sizes) + beside)
         self._progress: dict[str, _Progress] = {}
         try:
             for shard, size, (head, offsets) in zip(self._shards, sizes, headers, strict=True):

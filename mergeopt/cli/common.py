@@ -6,14 +6,16 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated.
 import functools
 import logging
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import typer
 
@@ -93,7 +95,7 @@ def say(text: str, *, err: bool = False) -> None:
 
 def fail(text: str) -> None:
     """`error: …` on stderr, one line, no markup."""
-    typer.echo(typer.style("error: ", fg="red", bold=True) + visible(text), err=True)
+    _labelled("error: ", text, fg="red", bold=True)
 
 
 def warn(notices: Iterable[str], *, strict: bool = False) -> None:
@@ -101,7 +103,19 @@ def warn(notices: Iterable[str], *, strict: bool = False) -> None:
     for text in notices:
         if strict:
             raise InputError(text)
-        typer.echo(typer.style("note: ", fg="yellow") + visible(text), err=True)
+        _labelled("note: ", text, fg="yellow")
+
+
+def _labelled(label: str, text: str, **style: Any) -> None:
+    """One line; on a terminal folded between words instead of anywhere."""
+    text = visible(text)
+    if sys.stderr.isatty():
+        columns = shutil.get_terminal_size().columns
+        text = textwrap.fill(
+            text, columns, initial_indent=" " * len(label), subsequent_indent="  ",
+            break_long_words=False, break_on_hyphens=False,
+        ).lstrip()  # fmt: skip
+    typer.echo(typer.style(label, **style) + text, err=True)
 
 
 def screen() -> "Console":

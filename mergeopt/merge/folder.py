@@ -14,7 +14,7 @@ from typing import Any
 
 from mergeopt.checkpoint.hashing import InputHashes, hash_of
 from mergeopt.checkpoint.jsonfile import encode_json
-from mergeopt.checkpoint.sidefiles import copy_side_files, output_config, remove_side_files, write_config
+from mergeopt.checkpoint.sidefiles import copy_side_files, output_config, remove_side_files, side_files, write_config
 from mergeopt.checkpoint.sink import Hasher, OutputTensor
 from mergeopt.checkpoint.staging import claimed
 from mergeopt.checkpoint.writer import CheckpointWriter
@@ -29,6 +29,8 @@ from mergeopt.merge.vocabulary import TEMPLATE_FILE, Vocabulary, choose_vocabula
 from mergeopt.methods import METHODS, SCHEMAS
 from mergeopt.recipe.recipe import Recipe
 from mergeopt.recipe.write import recipe_data, to_yaml
+
+_BLOCK = 4096  # bytes that a file may take beyond its size
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def merge_to_folder(
     with claimed(out):
         hashes = InputHashes.start([file for c in prepared.checkpoints.values() for file in c.files])
         try:
-            with CheckpointWriter(out, outputs(prepared.plan), max_shard_bytes=max_shard_bytes) as writer:
+            beside, tensors = _bytes_beside(prepared), outputs(prepared.plan)
+            with CheckpointWriter(out, tensors, max_shard_bytes=max_shard_bytes, beside=beside) as writer:
                 stream(prepared.plan, prepared.checkpoints, writer, progress, prepared.refinement)
                 inputs = hashes.result()
                 # of an earlier model: they do not describe these weights
@@ -110,9 +113,8 @@ def merge_to_folder(
         finally:
             hashes.cancel()
         remove_side_files(out)
-        side_files = write_side_files(prepared, out)
-        recipe = _write_recipe(prepared, out)
-        found = lock(prepared, inputs, digests, side_files, recipe)
+        hashed = write_side_files(prepared, out)
+        found = lock(prepared, inputs, digests, hashed, _write_recipe(prepared, out))
         found.write(out, lock_also or {})
         write_config(out, prepared.config)
         return found
@@ -195,6 +197,14 @@ def check_apart(out: Path, checkpoints: Checkpoints) -> None:
 def outputs(plan: Plan) -> list[OutputTensor]:
     """Every tensor that a plan makes."""
     return [OutputTensor(job.tensor, job.shape, job.dtype) for job in plan.jobs]
+
+
+def _bytes_beside(prepared: Prepared) -> int:
+    """Roughly what stands beside the weights: whole blocks of the donor's files, of recipe, config and lock file."""
+    sizes = [file.stat().st_size for file in side_files(prepared.checkpoints[prepared.vocabulary.donor])]
+    lock_file = sum(len(job.tensor) + 64 for job in prepared.plan.jobs)
+    refined = 0 if prepared.refinement is None else len(prepared.refinement.encoded())
+    return sum(size + _BLOCK for size in (*sizes, lock_file, refined, *[0] * 3))
 
 
 def _write_recipe(prepared: Prepared, out: Path) -> str:
