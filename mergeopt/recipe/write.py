@@ -4,7 +4,8 @@ from typing import Any
 
 import yaml
 
-from mergeopt.recipe.recipe import Recipe, Source
+from mergeopt.errors import InputError
+from mergeopt.recipe.recipe import ModelRef, Recipe, Source
 from mergeopt.recipe.settings import plain
 
 
@@ -46,13 +47,21 @@ def recipe_data(recipe: Recipe) -> dict[str, Any]:
     return data
 
 
-def _model(ref: Any) -> Any:
-    if ref.architecture or any(c in f"{ref.path}{ref.revision or ''}" for c in "+@"):
+def _model(ref: ModelRef) -> Any:
+    if not _reads_back(ref):
         mapping: dict[str, Any] = {"model": {"path": ref.path} | ({"revision": ref.revision} if ref.revision else {})}
         if ref.lora:
             mapping["lora"] = {"path": ref.lora}
         return mapping | ({"override_architecture": ref.architecture} if ref.architecture else {})
     return str(ref)
+
+
+def _reads_back(ref: ModelRef) -> bool:
+    """Whether the short form says it all."""
+    try:
+        return ModelRef.parse(str(ref), "") == ref
+    except InputError:
+        return False
 
 
 def _source(source: Source) -> dict[str, Any]:

@@ -16,7 +16,7 @@ awkward = st.sampled_from(["a+b", "x@y", "1e-5", "true", "a b", "~/m", "# not a 
 refs = st.builds(
     ModelRef,
     st.one_of(names, awkward),
-    st.none() | st.sampled_from(["main", "v1+2", "1"]),
+    st.none() | st.sampled_from(["main", "v1+2", "1", "x: "]),
     st.none() | st.just("org/lora"),
     st.none(),
 )
