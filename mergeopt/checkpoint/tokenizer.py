@@ -64,7 +64,10 @@ def _vocabulary(model: Checkpoint) -> dict[str, int] | None:
         vocab = document["model"]["vocab"]
         # Unigram lists [token, score] in the order of ids
         table = {entry[0]: index for index, entry in enumerate(vocab)} if isinstance(vocab, list) else dict(vocab)
-        return table | {entry["content"]: entry["id"] for entry in document.get("added_tokens") or []}
+        table |= {entry["content"]: entry["id"] for entry in document.get("added_tokens") or []}
+        if not all(isinstance(token, str) and type(index) is int for token, index in table.items()):
+            raise TypeError
+        return table
     except (KeyError, TypeError, IndexError, ValueError):
         raise InputError("not a tokenizer: model.vocab or added_tokens is malformed", where=str(file)) from None
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from mergeopt.cli.common import check_out, command, warn
+from mergeopt.cli.common import check_out, command, say, warn
 from mergeopt.errors import placed
 
 
@@ -35,10 +35,10 @@ def merge(
     if not quiet or strict:
         warn([f"{recipe}: {notice}" for notice in prepared.notices], strict=strict)
     with byte_bar("merging", prepared.plan.nbytes, quiet=quiet) as progress:
-        notices = merge_to_folder(prepared, out, max_shard_bytes=limit, progress=progress, strict=strict)
-    warn(notices)
+        merged = merge_to_folder(prepared, out, max_shard_bytes=limit, progress=progress, strict=strict)
+    warn(merged.notices)
     if not quiet:
-        typer.echo(f"{len(prepared.plan.jobs)} tensors by {prepared.recipe.method} -> {out}")
+        say(f"{len(prepared.plan.jobs)} tensors by {prepared.recipe.method} -> {out}")
 
 
 def _bytes(text: str) -> int:

@@ -4,6 +4,7 @@ from typing import Any
 
 import yaml
 
+from mergeopt.errors import InputError
 from mergeopt.recipe.recipe import ModelRef, Recipe, Source
 from mergeopt.recipe.settings import plain
 
@@ -48,7 +49,7 @@ def recipe_data(recipe: Recipe) -> dict[str, Any]:
 
 def _model(ref: ModelRef) -> Any:
     """Text where reading it back gives the same reference, else a mapping."""
-    if ref.architecture is None and ModelRef.parse(str(ref), "") == ref:
+    if _reads_back(ref):
         return str(ref)
     mapping = {"model": _named(ref.path, ref.revision)}
     if ref.lora is not None:
@@ -58,6 +59,14 @@ def _model(ref: ModelRef) -> Any:
 
 def _named(path: str, revision: str | None) -> dict[str, Any]:
     return {"path": path} | ({"revision": revision} if revision else {})
+
+
+def _reads_back(ref: ModelRef) -> bool:
+    """Whether the short form says it all."""
+    try:
+        return ModelRef.parse(str(ref), "") == ref
+    except InputError:
+        return False
 
 
 def _source(source: Source) -> dict[str, Any]:

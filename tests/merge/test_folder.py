@@ -214,7 +214,7 @@ def test_a_full_disk_leaves_nothing_and_says_what_was_needed(models: Path, monke
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("mergeopt.checkpoint.staging.os.pwrite", full)
-    with pytest.raises(MergeoptError, match=r"No space left on device while writing; the model needs 0\.00 GB"):
+    with pytest.raises(MergeoptError, match=r"No space left on device while writing; the model needs \d+ kB"):
         merge_to_folder(prepared(LINEAR), models / "out")
     assert not (models / "out").exists()
 

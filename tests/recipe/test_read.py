@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mergeopt.errors import InputError
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.document import read_document
 from mergeopt.recipe.read import read_recipe
@@ -287,6 +288,8 @@ def test_model_references():
     assert ref("org/name@rev+org/lora") == ModelRef("org/name", "rev", "org/lora")
     assert ref("'  with space '") == ModelRef("with space")
     assert ref("{model: {path: 'a+b', revision: v1}}") == ModelRef("a+b", "v1")
+    with pytest.raises(InputError, match=r"revision 123 is not text; quote it"):
+        ref("{model: {path: a, revision: 123}}")
     assert ref("{model: {path: a}, lora: {path: l}}") == ModelRef("a", None, "l")
     assert ref("{model: a, lora: {path: l, revision: r}}") == ref("a+l@r") == ModelRef("a", None, "l", None, "r")
     assert ref("{model: a, override_architecture: X}") == ModelRef("a", architecture="X")

@@ -14,7 +14,11 @@ from mergeopt.recipe.write import recipe_data, to_yaml
 names = st.text("abAB01-_./", min_size=1, max_size=8).filter(lambda s: s.strip() == s)
 awkward = st.sampled_from(["a+b", "x@y", "1e-5", "true", "a b", "~/m", "# not a comment", "ünï", "null", "- x"])
 refs = st.builds(
-    ModelRef, st.one_of(names, awkward), st.none() | st.just("main"), st.none() | st.just("org/lora"), st.none()
+    ModelRef,
+    st.one_of(names, awkward),
+    st.none() | st.sampled_from(["main", "v1+2", "1", "x: "]),
+    st.none() | st.just("org/lora"),
+    st.none(),
 )
 numbers = st.floats(-1e9, 1e9, allow_nan=False).map(lambda x: float(f"{x:.4g}"))
 entries = st.builds(
