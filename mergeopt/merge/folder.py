@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from typing import Any
 import xxhash
 
 import mergeopt
+from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.checkpoint.hashing import InputHashes
 from mergeopt.checkpoint.locate import commits
-from mergeopt.checkpoint.sidefiles import copy_side_files, output_config, write_config
+from mergeopt.checkpoint.sidefiles import output_config, write_config
 from mergeopt.checkpoint.writer import CheckpointWriter, OutputTensor
 from mergeopt.errors import InputError
 from mergeopt.files import write_text
@@ -29,7 +29,7 @@ from mergeopt.merge.plan import Plan, fill, unmatched_filters
 from mergeopt.merge.refinement import SIDECAR, Refinement
 from mergeopt.merge.sources import Checkpoints, facts
 from mergeopt.merge.stream import Progress, stream
-from mergeopt.merge.vocabulary import TEMPLATE_FILE, Vocabulary, choose_vocabulary
+from mergeopt.merge.vocabulary import Vocabulary, choose_vocabulary, write_side_files
 from mergeopt.methods import METHODS, SCHEMAS
 from mergeopt.recipe.recipe import Recipe, Source
 from mergeopt.recipe.write import recipe_data, to_yaml
@@ -37,49 +37,61 @@ from mergeopt.recipe.write import recipe_data, to_yaml
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe with its models opened and its plan made; no weights read yet."""
+    """A recipe with its models opened and its plan made; no weights read yet.
+
+    `checkpoints` are seen through the `vocabulary`, which says whose tokenizer and chat template the output carries.
+    """
 
     recipe: Recipe
     checkpoints: Checkpoints
     plan: Plan
-    notices: tuple[str, ...]
+    vocabulary: Vocabulary
+    notices: tuple[str, ...] = ()
     refinement: Refinement | None = None
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        """Whose tokenizer and chat template the output carries."""
-        return choose_vocabulary(self.recipe, self.checkpoints)
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The output's config.json."""
-        donor = self.checkpoints[self.recipe.donor]
-        picked = self.plan.picked
-        return output_config(
-            donor.config,
-            dtype=_main_dtype(self.plan),
-            layers=None if picked is None else len(picked),
-            tie=False if self.plan.untied else None,
-            picked=picked,
-            stack=donor.shape.main,
-        )
+        return merged_config(self.plan, self.checkpoints[self.recipe.donor])
 
 
 def prepare(recipe: Recipe, checkpoints: Checkpoints) -> Prepared:
-    """Plans the merge. Raises InputError where models, settings, the refinement or the output's config do not fit."""
+    """Plans the merge.
+
+    Args:
+        recipe: What to merge.
+        checkpoints: Every model in `recipe.named`.
+
+    Raises:
+        InputError: models, tokenizers, settings, the refinement or the output's config do not fit.
+    """
     schema = SCHEMAS[recipe.method]
-    models = facts(checkpoints)
+    vocabulary = choose_vocabulary(recipe, checkpoints)
+    models = facts(vocabulary.checkpoints)
     layout = lay_out(recipe, models, schema)
     plan = fill(layout, recipe, schema)
     refinement = None if recipe.refinement is None else Refinement.read(Path(recipe.refinement), plan)
-    prepared = Prepared(recipe, checkpoints, plan, (), refinement)
+    prepared = Prepared(recipe, vocabulary.checkpoints, plan, vocabulary, (), refinement)
     _ = prepared.config  # refused now, not when the weights are written
     notices = [*unmatched_filters(layout, recipe), *layout_notices(layout, recipe, models)]
     joined = recipe.base is not None and recipe.whole_models and not schema.takes_base
     if joined and recipe.slices[0].sources[-1] == Source(recipe.donor):
         notices.append(f"base_model {str(recipe.base)!r} is merged like the models listed: {schema.name} has no base")
     notices += dict.fromkeys(notice for checkpoint in checkpoints.values() for notice in checkpoint.notices)
-    return replace(prepared, notices=(*notices, *prepared.vocabulary.notices))
+    return replace(prepared, notices=(*notices, *vocabulary.notices))
+
+
+def merged_config(plan: Plan, donor: Checkpoint) -> dict[str, Any]:
+    """The config.json of a plan's output, after that of its donor."""
+    picked = plan.picked
+    return output_config(
+        donor.config,
+        dtype=_main_dtype(plan),
+        layers=None if picked is None else len(picked),
+        tie=False if plan.untied else None,
+        picked=picked,
+        stack=donor.shape.main,
+    )
 
 
 def merge_to_folder(
@@ -111,7 +123,7 @@ def merge_to_folder(
             were in place already, a folder without config.json.
     """
     check_apart(out, prepared.checkpoints)
-    plan, vocabulary = prepared.plan, prepared.vocabulary
+    plan = prepared.plan
     hashes = InputHashes.start([file for c in prepared.checkpoints.values() for file in c.files])
     tensors = [OutputTensor(job.tensor, job.shape, job.dtype) for job in plan.jobs]
     try:
@@ -128,9 +140,7 @@ def merge_to_folder(
             digests = writer.digests()
     finally:
         hashes.cancel()
-    copy_side_files(prepared.checkpoints[vocabulary.donor], out)
-    if vocabulary.chat_template is not None:
-        write_text(out / TEMPLATE_FILE, vocabulary.chat_template)
+    write_side_files(prepared.vocabulary, out)
     recipe = prepared.recipe
     if prepared.refinement is not None:
         prepared.refinement.write(out / SIDECAR)
@@ -154,7 +164,8 @@ def portability(prepared: Prepared) -> str:
     "exact": bit for bit; "rounding": float32 inside and one rounding, where mergekit rounds as it goes;
     "other random draw": the same plan with another mask; "mergeopt only": mergekit has no way to say it.
     """
-    if prepared.refinement is not None:
+    tokenizer = prepared.recipe.tokenizer
+    if prepared.refinement is not None or (tokenizer is not None and tokenizer.among):
         return "mergeopt only"
     method = METHODS[prepared.plan.method]
     jobs = [job for job in prepared.plan.jobs if not job.verbatim]
