@@ -169,5 +169,5 @@ def _converted(model: Checkpoint) -> dict[str, Any]:
 
 def _possible(merge: Any, vocab: Mapping[str, int]) -> bool:
     """Are both halves of a BPE merge and its product still tokens?"""
-    first, second = merge if isinstance(merge, list) else merge.split(" ", 1)
-    return first in vocab and second in vocab and first + second in vocab
+    pair = merge if isinstance(merge, list) else str(merge).split(" ", 1)
+    return len(pair) == 2 and all(str(part) in vocab for part in (*pair, "".join(map(str, pair))))
