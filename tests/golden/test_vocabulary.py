@@ -24,38 +24,35 @@ TURN = AddedToken("<|im_start|>", special=True, normalized=False)
 LINEAR = """
 merge_method: linear
 models:
-  - {model: a, parameters: {weight: 0.5}}
-  - {model: b, parameters: {weight: 0.3}}
-  - {model: base, parameters: {weight: 0.2}}
+  - {model: its_a, parameters: {weight: 0.5}}
+  - {model: its_b, parameters: {weight: 0.3}}
+  - {model: its_base, parameters: {weight: 0.2}}
 dtype: float32
 """
-WITH_BASE = LINEAR + "base_model: base\n"
-SLERP = "merge_method: slerp\nbase_model: base\nmodels: [{model: a}, {model: base}]\nparameters: {t: 0.4}\n"
+WITH_BASE = LINEAR + "base_model: its_base\n"
+SLERP = "merge_method: slerp\nbase_model: its_base\nmodels: [{model: its_a}, {model: its_base}]\nparameters: {t: 0.4}\n"
 DELTAS = """
 merge_method: %s
-base_model: base
-models: [{model: a, parameters: {weight: 0.7, density: 0.5}}, {model: b, parameters: {weight: 0.6, density: 0.5}}]
+base_model: its_base
+models: [{model: its_a, parameters: {weight: 0.7, density: 0.5}}, {model: its_b, parameters: {weight: 0.6, density: 0.5}}]
 dtype: float32
 """
 RULES = """
 tokenizer:
   source: union
   tokens:
-    he: {source: a, force: true}
-    foo: {source: {kind: model_token, model: a, token: ll}, force: true}
-    xy: {source: {kind: model_token, model: a, token_id: 7}}
-    "<|im_start|>": {source: b}
-    new: {source: {kind: model_token, model: base, token: A}}
+    he: {source: its_a, force: true}
+    foo: {source: {kind: model_token, model: its_a, token: ll}, force: true}
+    xy: {source: {kind: model_token, model: its_a, token_id: 7}}
+    "<|im_start|>": {source: its_b}
+    new: {source: {kind: model_token, model: its_base, token: A}}
 """
 RECIPES = {
     "base": WITH_BASE + "tokenizer_source: base\n",
-    "base without a base_model": LINEAR.replace("{model: base, parameters: {weight: 0.2}}", "{model: c}").replace(
-        "{model: c}", "{model: c, parameters: {weight: 0.2}}"
-    )
-    + "tokenizer_source: a\n",
-    "model": WITH_BASE + "tokenizer_source: a\n",
+    "no base_model": LINEAR.replace("its_base", "its_c") + "tokenizer_source: its_a\n",
+    "model": WITH_BASE + "tokenizer_source: its_a\n",
     "union": WITH_BASE + "tokenizer_source: union\n",
-    "union of three": WITH_BASE.replace("models:\n", "models:\n  - {model: c, parameters: {weight: 0.4}}\n")
+    "union of three": WITH_BASE.replace("models:\n", "models:\n  - {model: its_c, parameters: {weight: 0.4}}\n")
     + "tokenizer: {}\n",
     "padded": WITH_BASE + "tokenizer: {source: union, pad_to_multiple_of: 16}\n",
     "slerp": SLERP + "dtype: float32\ntokenizer_source: union\n",
@@ -63,21 +60,21 @@ RECIPES = {
     "zero": WITH_BASE + "tokenizer: {tokens: {he: {source: {kind: zero}}, foo: {source: {kind: zero}, force: true}}}\n",
     "task arithmetic": DELTAS % "task_arithmetic" + "tokenizer_source: union\n",
     "ties": DELTAS % "ties" + "tokenizer_source: union\n",
-    "tied": WITH_BASE.replace("model: b,", "model: tied,") + "tokenizer_source: union\n",
-    "half": WITH_BASE.replace("model: b,", "model: half,") + "tokenizer_source: union\n",
+    "tied": WITH_BASE.replace("model: its_b,", "model: its_tied,") + "tokenizer_source: union\n",
+    "half": WITH_BASE.replace("model: its_b,", "model: its_half,") + "tokenizer_source: union\n",
 }
 
 
 @pytest.fixture(scope="module")
 def speakers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("speakers")
-    write_speaker(folder / "base", 0, spare=2)
-    write_speaker(folder / "a", 1, [("h", "e"), ("l", "l")], [TURN])
+    folder = tmp_path_factory.mktemp("speakers")  # names of their own: mergekit remembers models by their paths
+    write_speaker(folder / "its_base", 0, spare=2)
+    write_speaker(folder / "its_a", 1, [("h", "e"), ("l", "l")], [TURN])
     added = [TURN, AddedToken("he", lstrip=True), "foo"]
-    write_speaker(folder / "b", 2, [("x", "y")], added, spare=3)
-    write_speaker(folder / "c", 3, [("h", "e")], ["foo"])
-    write_speaker(folder / "tied", 4, [("x", "y")], added, head=False)
-    write_speaker(folder / "half", 5, [("x", "y")], added, dtype=torch.bfloat16)
+    write_speaker(folder / "its_b", 2, [("x", "y")], added, spare=3)
+    write_speaker(folder / "its_c", 3, [("h", "e")], ["foo"])
+    write_speaker(folder / "its_tied", 4, [("x", "y")], added, head=False)
+    write_speaker(folder / "its_half", 5, [("x", "y")], added, dtype=torch.bfloat16)
     return folder
 
 
