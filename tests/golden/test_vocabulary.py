@@ -1,4 +1,4 @@
-"""The same vocabulary means the same rows to mergekit 0.1.5 and to us, token by token (its ids of new tokens are random).
+"""The same vocabulary means the same rows to mergekit 0.1.5 and to us, token by token (its new ids are random).
 
 Tokens whose id has no row make mergekit fail (KeyError), as does a rule without a source; those are ours alone and
 stand in tests/merge/test_vocabulary.py.
@@ -34,7 +34,9 @@ SLERP = "merge_method: slerp\nbase_model: its_base\nmodels: [{model: its_a}, {mo
 DELTAS = """
 merge_method: %s
 base_model: its_base
-models: [{model: its_a, parameters: {weight: 0.7, density: 0.5}}, {model: its_b, parameters: {weight: 0.6, density: 0.5}}]
+models:
+  - {model: its_a, parameters: {weight: 0.7, density: 0.5}}
+  - {model: its_b, parameters: {weight: 0.6, density: 0.5}}
 dtype: float32
 """
 RULES = """

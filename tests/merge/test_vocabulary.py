@@ -1,4 +1,4 @@
-"""Every token keeps its row, whatever its number; files, config and rows say the same; nothing asked changes nothing."""
+"""Every token keeps its row, whatever its number; files, config and rows agree; nothing asked changes nothing."""
 
 import json
 from pathlib import Path
