@@ -6,7 +6,7 @@ never weights, never a card, never code.
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,8 @@ def remove_side_files(folder: Path) -> None:
     remove_files(_matching(folder))
 
 
-def copy_side_files(donor: Checkpoint, out: Path) -> tuple[Path, ...]:
-    """Copies the side files byte for byte, each appearing whole; returns the copies.
+def copy_side_files(donor: Checkpoint, out: Path, *, without: Set[str] = frozenset()) -> tuple[Path, ...]:
+    """Copies the side files byte for byte, each appearing whole, but those called as in `without`; returns the copies.
 
     Raises:
         MergeoptError: disk full, no permission.
@@ -74,6 +74,9 @@ def copy_side_files(donor: Checkpoint, out: Path) -> tuple[Path, ...]:
     copies = []
     for file in side_files(donor):
         copy = out / file.relative_to(donor.folder)
+        if copy.name in without:
+            copy.unlink(missing_ok=True)  # of an earlier model
+            continue
         _copy(file, copy)
         copies.append(copy)
     return tuple(copies)

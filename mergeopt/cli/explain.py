@@ -26,7 +26,7 @@ def explain(
     reading = read_recipe(read_document(recipe), SCHEMAS)
     warn(reading.notices)
     with placed(str(recipe)):
-        prepared = prepare(reading.recipe, open_models(reading.recipe.models, recipe.parent, reading.recipe.base))
+        prepared = prepare(reading.recipe, open_models(reading.recipe.named, recipe.parent, reading.recipe.base))
     warn(prepared.notices)
     rows = [_row(job) for job in prepared.plan.jobs if tensor in job.tensor]
     if as_json:

@@ -31,7 +31,7 @@ def merge(
     reading = read_recipe(read_document(recipe), SCHEMAS)
     warn(reading.notices, strict=strict)
     with placed(str(recipe)):
-        prepared = prepare(reading.recipe, open_models(reading.recipe.models, recipe.parent, reading.recipe.base))
+        prepared = prepare(reading.recipe, open_models(reading.recipe.named, recipe.parent, reading.recipe.base))
     if not quiet or strict:
         warn([f"{recipe}: {notice}" for notice in prepared.notices], strict=strict)
     with byte_bar("merging", prepared.plan.nbytes, quiet=quiet) as progress:

@@ -60,7 +60,7 @@ def check(path: Path, models: bool) -> tuple[list[str], str]:
         from mergeopt.merge.sources import open_models
 
         with placed(str(path)):
-            prepared = prepare(recipe, open_models(recipe.models, path.parent, recipe.base))
+            prepared = prepare(recipe, open_models(recipe.named, path.parent, recipe.base))
         notices += prepared.notices
         what += f", {len(prepared.plan.jobs)} tensors"
     return notices, what

@@ -12,10 +12,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.checkpoint.hashing import InputHashes, hash_of
 from mergeopt.checkpoint.jsonfile import encode_json
 from mergeopt.checkpoint.locate import commits
-from mergeopt.checkpoint.sidefiles import copy_side_files, output_config, remove_side_files, side_files, write_config
+from mergeopt.checkpoint.sidefiles import output_config, remove_side_files, side_files, write_config
 from mergeopt.checkpoint.sink import Hasher, OutputTensor
 from mergeopt.checkpoint.staging import claimed
 from mergeopt.checkpoint.writer import CheckpointWriter
@@ -29,7 +30,7 @@ from mergeopt.merge.plan import Plan, fill, unmatched_filters
 from mergeopt.merge.refinement import SIDECAR, Refinement
 from mergeopt.merge.sources import Checkpoints, facts
 from mergeopt.merge.stream import Progress, stream
-from mergeopt.merge.vocabulary import TEMPLATE_FILE, Vocabulary, choose_vocabulary
+from mergeopt.merge.vocabulary import Vocabulary, carry_files, choose_vocabulary
 from mergeopt.methods import METHODS, SCHEMAS
 from mergeopt.recipe.recipe import Recipe, Source
 from mergeopt.recipe.write import recipe_data, to_yaml
@@ -47,49 +48,61 @@ class Merged:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe with its models opened and its plan made; no weights read yet."""
+    """A recipe with its models opened and its plan made; no weights read yet.
+
+    `checkpoints` are seen through the `vocabulary`, which says whose tokenizer and chat template the output carries.
+    """
 
     recipe: Recipe
     checkpoints: Checkpoints
     plan: Plan
-    notices: tuple[str, ...]
+    vocabulary: Vocabulary
+    notices: tuple[str, ...] = ()
     refinement: Refinement | None = None
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        """Whose tokenizer and chat template the output carries."""
-        return choose_vocabulary(self.recipe, self.checkpoints)
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The output's config.json."""
-        donor = self.checkpoints[self.recipe.donor]
-        picked = self.plan.picked
-        return output_config(
-            donor.config,
-            dtype=_main_dtype(self.plan),
-            layers=None if picked is None else len(picked),
-            tie=False if self.plan.untied else None,
-            picked=picked,
-            stack=donor.shape.main,
-        )
+        return merged_config(self.plan, self.checkpoints[self.recipe.donor])
 
 
 def prepare(recipe: Recipe, checkpoints: Checkpoints) -> Prepared:
-    """Plans the merge. Raises InputError where models, settings, the refinement or the output's config do not fit."""
+    """Plans the merge.
+
+    Args:
+        recipe: What to merge.
+        checkpoints: Every model in `recipe.named`.
+
+    Raises:
+        InputError: models, tokenizers, settings, the refinement or the output's config do not fit.
+    """
     schema = SCHEMAS[recipe.method]
-    models = facts(checkpoints)
+    vocabulary = choose_vocabulary(recipe, checkpoints)
+    models = facts(vocabulary.checkpoints)
     layout = lay_out(recipe, models, schema)
     plan = fill(layout, recipe, schema)
     refinement = None if recipe.refinement is None else Refinement.read(Path(recipe.refinement), plan)
-    prepared = Prepared(recipe, checkpoints, plan, (), refinement)
+    prepared = Prepared(recipe, vocabulary.checkpoints, plan, vocabulary, (), refinement)
     _ = prepared.config  # refused now, not when the weights are written
     notices = [*unmatched_filters(layout, recipe), *layout_notices(layout, recipe, models)]
     joined = recipe.base is not None and recipe.whole_models and not schema.takes_base
     if joined and recipe.slices[0].sources[-1] == Source(recipe.donor):
         notices.append(f"base_model {str(recipe.base)!r} is merged like the models listed: {schema.name} has no base")
     notices += dict.fromkeys(notice for checkpoint in checkpoints.values() for notice in checkpoint.notices)
-    return replace(prepared, notices=(*notices, *prepared.vocabulary.notices))
+    return replace(prepared, notices=(*notices, *vocabulary.notices))
+
+
+def merged_config(plan: Plan, donor: Checkpoint) -> dict[str, Any]:
+    """The config.json of a plan's output, after that of its donor."""
+    picked = plan.picked
+    return output_config(
+        donor.config,
+        dtype=_main_dtype(plan),
+        layers=None if picked is None else len(picked),
+        tie=False if plan.untied else None,
+        picked=picked,
+        stack=donor.shape.main,
+    )
 
 
 def merge_to_folder(
@@ -163,10 +176,7 @@ def write_side_files(prepared: Prepared, folder: Path) -> dict[str, str]:
     Raises:
         MergeoptError: disk full, no permission.
     """
-    files = list(copy_side_files(prepared.checkpoints[prepared.vocabulary.donor], folder))
-    if prepared.vocabulary.chat_template is not None:
-        write_text(folder / TEMPLATE_FILE, prepared.vocabulary.chat_template)
-        files.append(folder / TEMPLATE_FILE)
+    files = carry_files(prepared.vocabulary, folder)
     hashes = {file.relative_to(folder).as_posix(): hash_of(file.read_bytes()) for file in files}
     return hashes | {"config.json": hash_of(encode_json(prepared.config))}
 
@@ -202,7 +212,8 @@ def portability(prepared: Prepared) -> str:
     "exact": bit for bit; "rounding": float32 inside and one rounding, where mergekit rounds as it goes;
     "other random draw": the same plan with another mask; "mergeopt only": mergekit has no way to say it.
     """
-    if prepared.refinement is not None:
+    tokenizer = prepared.recipe.tokenizer
+    if prepared.refinement is not None or (tokenizer is not None and tokenizer.among):
         return "mergeopt only"
     method = METHODS[prepared.plan.method]
     jobs = [job for job in prepared.plan.jobs if not job.verbatim]
@@ -228,7 +239,7 @@ def outputs(plan: Plan) -> list[OutputTensor]:
 
 def _bytes_beside(prepared: Prepared) -> int:
     """Roughly what stands beside the weights: whole blocks of the donor's files, of recipe, config and lock file."""
-    sizes = [file.stat().st_size for file in side_files(prepared.checkpoints[prepared.vocabulary.donor])]
+    sizes = [file.stat().st_size for file in side_files(prepared.vocabulary.checkpoints[prepared.vocabulary.donor])]
     lock_file = sum(len(job.tensor) + 64 for job in prepared.plan.jobs)
     refined = 0 if prepared.refinement is None else len(prepared.refinement.encoded())
     return sum(size + _BLOCK for size in (*sizes, lock_file, refined, *[0] * 3))

@@ -6,7 +6,7 @@ mergekit's ways to list sources (`models`, `slices`) in one form. Nothing here h
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from mergeopt.errors import InputError
 from mergeopt.recipe.settings import Setting
@@ -112,6 +112,45 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelToken:
+    """A token of a model: its text, or its id in that model's vocabulary."""
+
+    model: ModelRef
+    token: str | int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRule:
+    """Where models that lack a token take its row from, all models where `force`d; None: as for any other token."""
+
+    token: str
+    source: ModelToken | Literal["zero"] | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerRequest:
+    """The vocabulary of the output.
+
+    `among`: the models whose tokens count, the tokenizer's donor first, and `base` the one whose rows stand in for
+    others'; empty are the recipe's own. A search says it where a recipe over fewer models keeps the vocabulary of all.
+    """
+
+    source: ModelRef | Literal["union", "base"] = "union"
+    rules: tuple[TokenRule, ...] = ()
+    pad_to_multiple_of: int | None = None
+    among: tuple[ModelRef, ...] = ()
+    base: ModelRef | None = None
+
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        """Every model that it names."""
+        lenders = [rule.source.model for rule in self.rules if isinstance(rule.source, ModelToken)]
+        source = [self.source] if isinstance(self.source, ModelRef) else []
+        return tuple(dict.fromkeys([*self.among, *source, *lenders]))
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """What to merge and how.
 
@@ -125,7 +164,7 @@ class Recipe:
     parameters: Mapping[str, Setting] = field(default_factory=dict)
     dtype: str | None = None
     out_dtype: str | None = None
-    tokenizer_source: str | None = None
+    tokenizer: TokenizerRequest | None = None
     chat_template: str | None = None
     seed: int = 0
     refinement: str | None = None
@@ -137,9 +176,14 @@ class Recipe:
 
     @property
     def models(self) -> tuple[ModelRef, ...]:
-        """Every model that is read, each once: sources in order, then the base."""
+        """Every model that is merged, each once: sources in order, then the base."""
         found = [source.model for part in self.slices for source in part.sources]
         return tuple(dict.fromkeys([*found, *([self.base] if self.base else [])]))
+
+    @property
+    def named(self) -> tuple[ModelRef, ...]:
+        """Every model that is opened: those that are merged, then those that only give a tokenizer or rows to it."""
+        return tuple(dict.fromkeys([*self.models, *(self.tokenizer.models if self.tokenizer else ())]))
 
     @property
     def donor(self) -> ModelRef:

@@ -324,7 +324,7 @@ def test_new_weights_never_stand_beside_an_earlier_config(models: Path, monkeypa
     def full(*_: Any) -> None:
         raise MergeoptError("disk full")
 
-    monkeypatch.setattr("mergeopt.merge.folder.copy_side_files", full)
+    monkeypatch.setattr("mergeopt.merge.folder.write_side_files", full)
     with pytest.raises(MergeoptError, match="disk full"):
         merge_to_folder(prepared(LINEAR), models / "out")
     assert not (models / "out" / "config.json").exists()

@@ -70,7 +70,6 @@ def test_slices():
         ("model: b", "model: ''", ("r.yml:6 models[1].model", "is not a model")),
         ("model: b", "model: {MODEL}", ("r.yml:6 models[1].model", "is not a model")),
         ("density: 0.6}", "density: {filter: mlp}}", ("r.yml:5 models[0].parameters.density", "has no value")),
-        ("dtype: bfloat16", "tokenizer: {tokens: {x: {}}}", ("r.yml:8 tokenizer", "tokenizer_source: base")),
         ("dtype: bfloat16", "slices: [{sources: [{model: a, layer_range: [0, 1]}]}]", ("both models and slices",)),
         ("dtype: bfloat16", "seed: -1", ("r.yml:8 seed", "greater than or equal to 0")),
         ("dtype: bfloat16", "parameters: [1]", ("r.yml:8 parameters", "mapping")),
@@ -183,15 +182,6 @@ def test_duplicate_keys_reach_the_reader():
 @pytest.mark.parametrize("empty", ["parameters:", "parameters: {}", "parameters: {lambda: }", "tokenizer: {}"])
 def test_empty_parts_are_no_mistake(empty: str):
     assert reading(TIES + empty + "\n").notices == ()
-
-
-def test_tokenizer_without_rules_is_union():
-    assert reading(TIES + "tokenizer: {}\n").recipe.tokenizer_source == "union"
-    assert reading(TIES + "tokenizer: {source: base}\n").recipe.tokenizer_source == "base"
-
-
-def test_two_words_on_the_tokenizer_are_refused():
-    assert "both tokenizer and tokenizer_source" in refusal(TIES + "tokenizer: {}\ntokenizer_source: base\n")
 
 
 def test_a_base_counts_as_one_more_source_where_there_are_no_deltas():
