@@ -89,7 +89,9 @@ def _named(part: Any, whole: Any, where: str) -> tuple[str, str | None]:
     """Path and revision of ``path`` or ``{path: ..., revision: ...}``."""
     part = {"path": part} if isinstance(part, str) else part
     path, revision = (part.get("path"), part.get("revision")) if isinstance(part, dict) else (None, None)
-    if not isinstance(path, str) or not path.strip() or not isinstance(revision, str | None):
+    if not isinstance(revision, str | None):
+        raise InputError(f"revision {revision!r} is not text", where=where, remedy="quote it")
+    if not isinstance(path, str) or not path.strip():
         raise InputError(f"{whole!r} is not a model", where=where, remedy="write {model: {path: ..., revision: ...}}")
     return path.strip(), revision
 
