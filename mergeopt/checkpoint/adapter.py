@@ -61,11 +61,15 @@ class Factors:
     left: Tensor
     right: Tensor
 
+    def to(self, device: torch.device) -> "Factors":
+        """The same on another device."""
+        return Factors(self.left.to(device), self.right.to(device))
+
     def add_to(self, out: Tensor, start: int) -> None:
         """Adds the elements [start, start + out.numel()) of the product, row-major, to `out`, 1-D."""
         columns = self.right.shape[1]
-        step = max(_ROWS, _ELEMENTS // columns)
         stop = start + out.numel()
+        step = max(_ROWS, _ELEMENTS // columns) if out.device.type == "cpu" else -(-stop // columns)
         for row in range(start // columns // step * step, -(-stop // columns), step):
             product = (self.left[row : row + step] @ self.right).view(-1)
             begin = row * columns
@@ -97,6 +101,15 @@ class Adapted(Checkpoint):
     def reader(self) -> Reader:
         """Reads the tensors; to be entered and left."""
         return AdaptedReader(self)
+
+    def parts(self, name: str, *, load: bool = True) -> tuple[Checkpoint, "Factors | None"]:
+        """The checkpoint that gives a tensor, and (loaded) what is to be added to it: for keeping them in memory."""
+        if name in self.own:
+            return self, None
+        if name not in self.deltas or not load:
+            return self.base, None
+        with TensorReader(self.weights) as reader:
+            return self.base, self.deltas[name].load(reader)
 
 
 class AdaptedReader:
