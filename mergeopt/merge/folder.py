@@ -28,7 +28,7 @@ from mergeopt.merge.notices import layout_notices
 from mergeopt.merge.plan import Plan, fill, unmatched_filters
 from mergeopt.merge.refinement import SIDECAR, Refinement
 from mergeopt.merge.sources import Checkpoints, facts
-from mergeopt.merge.stream import Progress, stream
+from mergeopt.merge.stream import Execute, Progress, stream
 from mergeopt.merge.vocabulary import TEMPLATE_FILE, Vocabulary, choose_vocabulary
 from mergeopt.methods import METHODS, SCHEMAS
 from mergeopt.recipe.recipe import Recipe, Source
@@ -90,6 +90,7 @@ def merge_to_folder(
     progress: Progress | None = None,
     lock_also: Mapping[str, Any] | None = None,
     strict: bool = False,
+    execute: Execute = stream,
 ) -> tuple[str, ...]:
     """Writes the merged model: weights, config, the donor's tokenizer files, the recipe (its refinement beside it) and
     the lock file.
@@ -101,6 +102,7 @@ def merge_to_folder(
         progress: Told of bytes as they are written.
         lock_also: Further entries of the lock file.
         strict: Publish nothing where a tensor came out with NaN or infinity.
+        execute: What computes the plan into the writer.
 
     Returns:
         What the user should know about the result, in words.
@@ -116,7 +118,7 @@ def merge_to_folder(
     tensors = [OutputTensor(job.tensor, job.shape, job.dtype) for job in plan.jobs]
     try:
         with CheckpointWriter(out, tensors, max_shard_bytes=max_shard_bytes) as writer:
-            broken = stream(plan, prepared.checkpoints, writer, progress, prepared.refinement)
+            broken = execute(plan, prepared.checkpoints, writer, progress, prepared.refinement)
             notices = (told(broken, prepared.checkpoints),) if broken else ()
             if strict and notices:
                 raise InputError(notices[0], remedy="mend or replace the source, or merge without --strict")
