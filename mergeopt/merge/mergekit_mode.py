@@ -2,8 +2,10 @@
 
 Another way to execute a plan: whole tensors instead of chunks, one after another in the order of their names, in the
 recipe's dtype, and random numbers from one generator that stands for torch's global one after `torch.manual_seed`.
+Threads are as torch has them: sums over whole tensors depend on their number, in mergekit too.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
@@ -54,6 +56,9 @@ def as_mergekit(prepared: Prepared, seed: int | None) -> Prepared:
             f"mergekit {DIALECT} fuses the experts of a layer into one tensor before it merges; here each is merged "
             "alone, as mergekit up to 0.1.4 did: the same numbers only for methods that act element by element"
         )
+    read = Counter(job.inputs[0] for job in plan.jobs)
+    if max(read.values()) > 1 and any(_draws(plan, job) for job in plan.jobs):
+        notices.append("slices read a layer more than once: mergekit draws for them in an order that is not matched")
     if plan.method in PROMOTED and recipe.out_dtype is None:
         jobs = (job if job.verbatim or job.dtype == "float64" else replace(job, dtype="float32") for job in plan.jobs)
         plan = replace(plan, jobs=tuple(jobs))
@@ -89,7 +94,7 @@ class MergekitExecution:
         random = torch.Generator().manual_seed(self._seed or 0)
         with opened_readers(checkpoints) as readers, torch.inference_mode():
             files = FileSource(readers, checkpoints)
-            for job in sorted(plan.jobs, key=lambda job: job.tensor):
+            for job in sorted(plan.jobs, key=_order):
                 if job.verbatim:
                     merged = torch.cat(list(compute(job, METHODS[plan.method], files, plan.seed)))
                 else:
@@ -105,6 +110,12 @@ class MergekitExecution:
         base = None if job.base is None else tensors[job.base].to(dtype)
         own = {name + "_" if name == "lambda" else name: value for name, value in job.coefficients.items()}
         return ARITHMETIC[plan.method](Inputs(sources, base, random), **own)
+
+
+def _order(job: Job) -> str:
+    """What mergekit sorts by: the name under which the inputs are stored; a tied head has its own."""
+    names = {item.tensor for item in job.reads}
+    return names.pop() if len(names) == 1 else job.tensor
 
 
 def _draws(plan: Plan, job: Job) -> bool:

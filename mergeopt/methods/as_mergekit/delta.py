@@ -1,6 +1,6 @@
 """The task arithmetic family as mergekit computes it: sparsify, elect, add, all in the inputs' dtype.
 
-Weights are rounded to that dtype. Random masks over float16 are float32.
+Weights are rounded to that dtype. What is dropped at random is dropped in float32, or in bfloat16.
 """
 
 from collections.abc import Callable, Sequence
@@ -65,8 +65,7 @@ def outliers(delta: Tensor, random: torch.Generator, rescale: bool, *, density: 
 
 def bernoulli(delta: Tensor, random: torch.Generator, rescale: bool, *, density: float) -> Tensor:
     """DARE: any."""
-    share = torch.full_like(delta, density, dtype=torch.float32 if delta.dtype == torch.float16 else None)
-    return _drawn(delta, share, random, rescale)
+    return _drawn(delta, torch.full_like(_single(delta), density), random, rescale)
 
 
 def magprune(delta: Tensor, random: torch.Generator, rescale: bool, *, density: float, epsilon: float) -> Tensor:
@@ -76,12 +75,16 @@ def magprune(delta: Tensor, random: torch.Generator, rescale: bool, *, density: 
     if not (density - epsilon > 0 and density + epsilon < 1):
         problem = f"density {density:g} and epsilon {epsilon:g} make no probabilities between 0 and 1"
         raise InputError(problem, remedy="keep epsilon < density < 1 - epsilon, or density 1")
-    size = delta.abs() if delta.ndim > 1 else delta.abs().view(1, -1)
-    size = size.float() if size.dtype == torch.float16 else size
+    size = _single(delta).abs()
+    size = size if size.ndim > 1 else size.view(1, -1)
     rank = size.argsort(dim=1).argsort(dim=1).to(size.dtype) + 1
     low, high = rank.amin(1, keepdim=True), rank.amax(1, keepdim=True)
     share = (density - epsilon) + (rank - low) / (high - low) * 2 * epsilon
     return _drawn(delta, share.view_as(delta), random, rescale)
+
+
+def _single(delta: Tensor) -> Tensor:
+    return delta if delta.dtype == torch.bfloat16 else delta.float()
 
 
 def _ranked(delta: Tensor, descending: bool, first: int, count: int, rescale: bool) -> Tensor:
@@ -94,8 +97,7 @@ def _ranked(delta: Tensor, descending: bool, first: int, count: int, rescale: bo
 
 def _drawn(delta: Tensor, share: Tensor, random: torch.Generator, rescale: bool) -> Tensor:
     """Each element kept with the probability given."""
-    mask = torch.bernoulli(share, generator=random)
-    return _kept(delta.to(mask.dtype), mask, rescale).to(delta.dtype)
+    return _kept(_single(delta), torch.bernoulli(share, generator=random), rescale).to(delta.dtype)
 
 
 def _kept(delta: Tensor, mask: Tensor, rescale: bool) -> Tensor:

@@ -1,6 +1,7 @@
 """slerp, nuslerp, multislerp and karcher as mergekit computes them."""
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ def slerp(inputs: Inputs, *, t: float) -> Tensor:
     base = inputs.ground
     ends = [wide(x).reshape(-1) for x in (base, inputs.sources[0])]
     share = torch.tensor(t, dtype=ends[0].dtype)
-    pieces = [end.split(_PIECE) for end in ends]
+    pieces = [torch.split(end, _PIECE) for end in ends]
     norms = [torch.stack([piece.norm() for piece in of]).norm() for of in pieces]
     units = [[piece / norm if norm > 1e-8 else piece for piece in of] for of, norm in zip(pieces, norms, strict=True)]
     products = [(a * b).sum() for a, b in zip(*units, strict=True)]
@@ -96,5 +97,7 @@ def karcher(inputs: Inputs, *, max_iter: int, tol: float) -> Tensor:
             break
         mean = angle.cos() * mean + angle.sin() * (tangent / angle)
         mean = mean / wide(mean).norm()
-    all_norms = [norm * (1 / len(norms)) for norm in norms]
-    return mean * sum(all_norms[1:], all_norms[0]).to(mean.dtype)
+    parts = [norm * (1 / len(norms)) for norm in norms]
+    scale: Tensor = reduce(torch.add, parts)
+    merged: Tensor = mean * scale.to(mean.dtype)
+    return merged
