@@ -67,7 +67,8 @@ def as_mergekit(prepared: Prepared, seed: int | None) -> Prepared:
 
 def lock_entries(seed: int | None) -> dict[str, Any]:
     """What the lock file says of such a merge."""
-    return {"match": {"mergekit": DIALECT, "random_seed": seed}, "portability": "exact"}
+    match = {"mergekit": DIALECT, "random_seed": seed, "threads": torch.get_num_threads()}
+    return {"match": match, "portability": "exact"}
 
 
 class MergekitExecution:

@@ -66,7 +66,7 @@ def test_merge_as_mergekit(work: Path, tmp_path: Path) -> None:
     assert "'mergkit' is unknown" in refused("merge", file, tmp_path / "out", "--match", "mergkit")
     assert call("merge", file, tmp_path / "out", "--match", "mergekit", "--random-seed", 3).exit_code == 0
     lock = json.loads((tmp_path / "out" / "recipe.lock.json").read_text())
-    assert lock["match"] == {"mergekit": "0.1.5", "random_seed": 3}
+    assert lock["match"]["random_seed"] == 3
 
 
 def test_explain_gives_the_value_of_every_tensor(work: Path, tmp_path: Path) -> None:

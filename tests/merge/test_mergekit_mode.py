@@ -47,7 +47,8 @@ def test_draws_need_a_seed(models: Path):
 def test_the_lock_says_what_was_matched(models: Path):
     matched(DARE, models / "out", 3)
     lock = json.loads((models / "out" / "recipe.lock.json").read_text())
-    assert lock["match"] == {"mergekit": "0.1.5", "random_seed": 3} and lock["portability"] == "exact"
+    assert lock["match"] == {"mergekit": "0.1.5", "random_seed": 3, "threads": torch.get_num_threads()}
+    assert lock["portability"] == "exact"
 
 
 def test_results_that_mergekit_makes_float32_are_planned_so(models: Path):
