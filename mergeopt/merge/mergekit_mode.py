@@ -18,6 +18,7 @@ from mergeopt.checkpoint.reader import Reader
 from mergeopt.checkpoint.writer import CheckpointWriter
 from mergeopt.errors import InputError
 from mergeopt.merge.compute import compute
+from mergeopt.merge.finite import is_finite
 from mergeopt.merge.folder import Prepared
 from mergeopt.merge.plan import Job, Plan
 from mergeopt.merge.refinement import Refinement
@@ -89,9 +90,10 @@ class MergekitExecution:
         writer: CheckpointWriter,
         progress: Progress | None = None,
         refinement: Refinement | None = None,
-    ) -> None:
+    ) -> tuple[Job, ...]:
         """Holds the inputs of one tensor at a time, and several times as much while it is merged."""
         assert refinement is None
+        broken = set()
         random = torch.Generator().manual_seed(self._seed or 0)
         with opened_readers(checkpoints) as readers, torch.inference_mode():
             files = FileSource(readers, checkpoints)
@@ -100,9 +102,12 @@ class MergekitExecution:
                     merged = torch.cat(list(compute(job, METHODS[plan.method], files, plan.seed)))
                 else:
                     merged = self._merged(job, plan, readers, random).to(getattr(torch, job.dtype))
+                if not is_finite(merged):
+                    broken.add(job.tensor)
                 writer.write(job.tensor, 0, merged.reshape(-1))
                 if progress:
                     progress(merged.nbytes)
+        return tuple(job for job in plan.jobs if job.tensor in broken)
 
     def _merged(self, job: Job, plan: Plan, readers: Mapping[ModelRef, Reader], random: torch.Generator) -> Tensor:
         tensors = {item: readers[item.model].tensor(item.tensor) for item in job.reads}
@@ -120,6 +125,8 @@ def _order(job: Job) -> str:
 
 
 def _draws(plan: Plan, job: Job) -> bool:
+    if job.verbatim:
+        return False
     if plan.method == "arcee_fusion":
         return prod(job.shape) > _SAMPLED
     random = plan.method.startswith(("dare_", "della"))
