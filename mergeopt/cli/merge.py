@@ -1,11 +1,12 @@
 """`mergeopt merge RECIPE OUT`"""
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from mergeopt.cli.common import check_out, command, say, warn
-from mergeopt.errors import placed
+from mergeopt.errors import InputError, placed
 
 
 @command
@@ -15,14 +16,22 @@ def merge(
     force: bool = typer.Option(False, "--force", help="Write into a folder that is not empty."),
     strict: bool = typer.Option(False, "--strict", help="Keys without effect, NaN and infinity are errors."),
     shard_size: str = typer.Option("5GB", "--max-shard-size", help="Limit per weight file, e.g. 2GB."),
+    match: str = typer.Option("", "--match", help="mergekit: in its dtypes, order and random draws, bit for bit."),
+    random_seed: int | None = typer.Option(None, "--random-seed", help="mergekit's, with --match mergekit."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but errors."),
 ) -> None:
     """Make a model from a recipe, streaming: memory is a few MB whatever the size of the models."""
     check_out(out, force=force)
     limit = _bytes(shard_size)
+    if match not in ("", "mergekit"):
+        raise InputError(f"--match {match!r} is unknown", remedy="write --match mergekit")
+    if random_seed is not None and not match:
+        remedy = "add --match mergekit, or give the recipe a seed:"
+        raise InputError("--random-seed is for merges that match mergekit's", remedy=remedy)
 
     from mergeopt.cli.display import byte_bar
     from mergeopt.merge.folder import merge_to_folder, prepare
+    from mergeopt.merge.mergekit_mode import MergekitExecution, as_mergekit, lock_entries
     from mergeopt.merge.sources import open_models
     from mergeopt.methods import SCHEMAS
     from mergeopt.recipe.document import read_document
@@ -32,18 +41,22 @@ def merge(
     warn(reading.notices, strict=strict)
     with placed(str(recipe)):
         prepared = prepare(reading.recipe, open_models(reading.recipe.named, recipe.parent, reading.recipe.base))
+        if match:
+            prepared = as_mergekit(prepared, random_seed)
+    how: dict[str, Any] = {}
+    if match:
+        execution = MergekitExecution(reading.recipe.dtype, random_seed)
+        how = {"execute": execution, "lock_also": lock_entries(random_seed)}
     if not quiet or strict:
         warn([f"{recipe}: {notice}" for notice in prepared.notices], strict=strict)
     with byte_bar("merging", prepared.plan.nbytes, quiet=quiet) as progress:
-        merged = merge_to_folder(prepared, out, max_shard_bytes=limit, progress=progress, strict=strict)
+        merged = merge_to_folder(prepared, out, max_shard_bytes=limit, progress=progress, strict=strict, **how)
     warn(merged.notices)
     if not quiet:
         say(f"{len(prepared.plan.jobs)} tensors by {prepared.recipe.method} -> {out}")
 
 
 def _bytes(text: str) -> int:
-    from mergeopt.errors import InputError
-
     units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "K": 10**3, "M": 10**6, "G": 10**9}
     number = text.upper().rstrip("KMGB")
     unit = text.upper()[len(number) :]

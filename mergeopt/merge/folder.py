@@ -29,7 +29,7 @@ from mergeopt.merge.notices import layout_notices
 from mergeopt.merge.plan import Plan, fill, unmatched_filters
 from mergeopt.merge.refinement import SIDECAR, Refinement
 from mergeopt.merge.sources import Checkpoints, facts
-from mergeopt.merge.stream import Progress, stream
+from mergeopt.merge.stream import Execute, Progress, stream
 from mergeopt.merge.vocabulary import Vocabulary, carry_files, choose_vocabulary
 from mergeopt.methods import METHODS, SCHEMAS
 from mergeopt.recipe.recipe import Recipe, Source
@@ -113,6 +113,7 @@ def merge_to_folder(
     progress: Progress | None = None,
     lock_also: Mapping[str, Any] | None = None,
     strict: bool = False,
+    execute: Execute = stream,
 ) -> Merged:
     """Writes the merged model: weights, config, the donor's tokenizer files, the recipe (its refinement beside it) and
     the lock file.
@@ -124,6 +125,7 @@ def merge_to_folder(
         progress: Told of bytes as they are written.
         lock_also: Further entries of the lock file.
         strict: Publish nothing where a tensor came out with NaN or infinity.
+        execute: What computes the plan into the writer.
 
     Raises:
         InputError: `out` is or lies in the folder of a source, or another process is writing there; with `strict`, a
@@ -137,7 +139,7 @@ def merge_to_folder(
         try:
             beside, tensors = _bytes_beside(prepared), outputs(prepared.plan)
             with CheckpointWriter(out, tensors, max_shard_bytes=max_shard_bytes, beside=beside) as writer:
-                broken = stream(prepared.plan, prepared.checkpoints, writer, progress, prepared.refinement)
+                broken = execute(prepared.plan, prepared.checkpoints, writer, progress, prepared.refinement)
                 notices = (told(broken, prepared.checkpoints),) if broken else ()
                 if strict and notices:
                     raise InputError(notices[0], remedy="mend or replace the source, or merge without --strict")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mergeopt.methods import chunks as module
-from mergeopt.methods.chunks import CHUNK, Chunks, cutoffs, total
+from mergeopt.methods.chunks import CHUNK, Chunks, cutoffs, row_totals, total
 
 
 def by_sorting(delta: Tensor, k: int) -> Tensor:
@@ -93,3 +93,29 @@ def test_total_does_not_depend_on_threads():
         torch.set_num_threads(threads)
     assert float(sums[0]) == pytest.approx(float(x.double().sum()), abs=1e-9)
     assert float(total(torch.empty(0))) == 0
+
+
+def test_any_stream_has_its_cutoffs(way: str):
+    """Here that of the product of two tensors, for two shares at once; a stream without a name is not remembered."""
+    a, b = (torch.randn(CHUNK + 77, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
+    chunks = Chunks.of([a, b], None)
+    for name in ("product", None):
+        found = cutoffs(chunks, [1000, 50_000], lambda chunk: [chunk.sources[0] * chunk.sources[1]] * 2, name)
+        for cutoff, k in zip(found, (1000, 50_000), strict=True):
+            assert torch.equal(cutoff.keep(a * b, 0), by_sorting(a * b, k))
+    assert ("ranked product" in chunks.memo) == (way == "selecting") and "ranked None" not in chunks.memo
+
+
+@pytest.mark.parametrize("row", [1, 7, 1024, 2500])
+def test_row_totals_do_not_depend_on_threads(row: int):
+    x = torch.randn(40 * row, generator=torch.Generator().manual_seed(0))
+    threads = torch.get_num_threads()
+    try:
+        sums = []
+        for n in (1, 2, 5):
+            torch.set_num_threads(n)
+            sums.append(row_totals(x, row))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(sums[0], sums[1]) and torch.equal(sums[0], sums[2])
+    assert torch.allclose(sums[0], x.double().view(-1, row).sum(1))
