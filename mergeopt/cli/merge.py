@@ -1,17 +1,24 @@
-"""`mergeopt merge RECIPE OUT`"""
+"""`mergeopt merge RECIPE… OUT`"""
 
 from pathlib import Path
 
 import typer
 
 from mergeopt.cli.common import check_out, command, warn
-from mergeopt.errors import placed
 
 
 @command
 def merge(
-    recipe: Path = typer.Argument(help="A mergekit recipe."),
+    recipes: list[Path] = typer.Argument(
+        metavar="RECIPE...", help="A mergekit recipe; the stages of a chain as documents of one file, or as files."
+    ),
     out: Path = typer.Argument(help="Folder for the merged model."),
+    intermediate: Path | None = typer.Option(
+        None,
+        "--intermediate-dir",
+        "-I",
+        help="Keep the stages of a chain here; else they lie beside OUT until the end.",
+    ),
     force: bool = typer.Option(False, "--force", help="Write into a folder that is not empty."),
     strict: bool = typer.Option(False, "--strict", help="Keys without effect are errors."),
     shard_size: str = typer.Option("5GB", "--max-shard-size", help="Limit per weight file, e.g. 2GB."),
@@ -22,22 +29,29 @@ def merge(
     limit = _bytes(shard_size)
 
     from mergeopt.cli.display import byte_bar
-    from mergeopt.merge.folder import merge_to_folder, prepare
-    from mergeopt.merge.sources import open_models
+    from mergeopt.merge.stages import merge_stages, prepare_stages
     from mergeopt.methods import SCHEMAS
-    from mergeopt.recipe.document import read_document
-    from mergeopt.recipe.read import read_recipe
+    from mergeopt.recipe.document import read_documents
+    from mergeopt.recipe.stages import read_stages
 
-    reading = read_recipe(read_document(recipe), SCHEMAS)
-    warn(reading.notices, strict=strict)
-    with placed(str(recipe)):
-        prepared = prepare(reading.recipe, open_models(reading.recipe.models, recipe.parent))
+    stages = read_stages([document for path in recipes for document in read_documents(path)], SCHEMAS)
+    warn(stages.notices, strict=strict)
+    chain = prepare_stages(stages)
     if not quiet or strict:
-        warn([f"{recipe}: {notice}" for notice in prepared.notices], strict=strict)
-    with byte_bar("merging", prepared.plan.nbytes, quiet=quiet) as progress:
-        merge_to_folder(prepared, out, max_shard_bytes=limit, progress=progress)
+        warn([f"{recipes[-1]}: {notice}" for notice in chain.notices], strict=strict)
+    with byte_bar("merging", chain.nbytes, quiet=quiet) as progress:
+        merge_stages(
+            chain,
+            out,
+            folder=intermediate or out.with_name(f"{out.name}.stages"),
+            keep=intermediate is not None,
+            max_shard_bytes=limit,
+            progress=progress,
+            reused=None if quiet else lambda name: warn([f"the stage {name!r} stands already and is used again"]),
+        )
     if not quiet:
-        typer.echo(f"{len(prepared.plan.jobs)} tensors by {prepared.recipe.method} -> {out}")
+        made = f"{len(chain.stages)} stages, " if len(chain.stages) > 1 else ""
+        typer.echo(f"{made}{len(chain.final.plan.jobs)} tensors by {chain.final.recipe.method} -> {out}")
 
 
 def _bytes(text: str) -> int:

@@ -86,6 +86,7 @@ def merge_to_folder(
     max_shard_bytes: int = 5_000_000_000,
     progress: Progress | None = None,
     lock_also: Mapping[str, Any] | None = None,
+    text: str | None = None,
 ) -> None:
     """Writes the merged model: weights, config, the donor's tokenizer files, the recipe (its refinement beside it) and
     the lock file.
@@ -96,6 +97,7 @@ def merge_to_folder(
         max_shard_bytes: Limit per weight file.
         progress: Told of bytes as they are written.
         lock_also: Further entries of the lock file.
+        text: What to write as the recipe: by default the prepared one alone.
 
     Raises:
         InputError: `out` is the folder of a source.
@@ -122,7 +124,7 @@ def merge_to_folder(
     if prepared.refinement is not None:
         prepared.refinement.write(out / SIDECAR)
         recipe = replace(recipe, refinement=SIDECAR)
-    text = to_yaml(recipe_data(recipe))
+    text = text or to_yaml(recipe_data(recipe))
     write_text(out / "recipe.yaml", text)
     if prepared.refinement is None:
         write_text(out / "mergekit_config.yml", text)

@@ -1,0 +1,218 @@
+"""A chain of merges becomes a model folder: every stage planned before the first byte is written, then made in turn.
+
+A stage that has not been made is planned on as a checkpoint without bytes, so a mistake in the last stage is found
+before the first. Stages are written to a folder of their own and made only where what stands there was made from
+something else: after an interruption or a change, the chain goes on where it must.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+import mergeopt
+from mergeopt.checkpoint.checkpoint import Checkpoint
+from mergeopt.checkpoint.header import StoredTensor, item_size
+from mergeopt.checkpoint.reader import Reader
+from mergeopt.errors import InputError, MergeoptError, placed
+from mergeopt.merge.folder import Prepared, merge_to_folder, prepare
+from mergeopt.merge.sources import Checkpoints, open_models
+from mergeopt.merge.stream import Progress
+from mergeopt.recipe.recipe import ModelRef
+from mergeopt.recipe.stages import Stage, Stages
+from mergeopt.recipe.write import recipe_data, to_yaml
+
+
+@dataclass(frozen=True)
+class PreparedStage:
+    """A stage with its plan. `key` tells what it is made from: recipe, files and the stages before it."""
+
+    stage: Stage
+    prepared: Prepared
+    key: str
+
+
+@dataclass(frozen=True)
+class PreparedChain:
+    """Every stage of a chain, planned; the last one is the output."""
+
+    stages: tuple[PreparedStage, ...]
+
+    @property
+    def final(self) -> Prepared:
+        return self.stages[-1].prepared
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors that are written on the way."""
+        return sum(each.prepared.plan.nbytes for each in self.stages)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return tuple(
+            f"{each.stage.name}: {text}" if each.stage.name else text
+            for each in self.stages
+            for text in each.prepared.notices
+        )
+
+    @cached_property
+    def text(self) -> str | None:
+        """The whole chain as one recipe file; None where it is a single recipe."""
+        if len(self.stages) == 1:
+            return None
+        return "---\n".join(
+            to_yaml(({"name": each.stage.name} if each.stage.name else {}) | recipe_data(each.prepared.recipe))
+            for each in self.stages
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Unmade(Checkpoint):
+    """A model that is planned and not yet written."""
+
+    def reader(self) -> Reader:
+        raise MergeoptError(f"the stage {self.name!r} has not been made")
+
+
+def prepare_stages(stages: Stages) -> PreparedChain:
+    """Opens every model by its headers and plans every stage; no weights are read.
+
+    Raises:
+        InputError: a model that is missing, or stages that do not fit together.
+    """
+    done: dict[str, PreparedStage] = {}
+    for stage in stages.stages:
+        with placed(stage.where):
+            found = open_models([ref for ref in stage.recipe.models if ref not in stage.needs], stage.near)
+            earlier = {ref: _unmade(ref, done[name]) for ref, name in stage.needs.items()}
+            prepared = prepare(stage.recipe, {ref: (found | earlier)[ref] for ref in stage.recipe.models})
+        made_from = {str(ref): _stamps(checkpoint) for ref, checkpoint in found.items()}
+        made_from |= {str(ref): [done[name].key] for ref, name in stage.needs.items()}
+        done[stage.name] = PreparedStage(stage, prepared, _key(stage, made_from))
+    return PreparedChain(tuple(done.values()))
+
+
+def merge_stages(
+    chain: PreparedChain,
+    out: Path,
+    *,
+    folder: Path,
+    keep: bool,
+    max_shard_bytes: int = 5_000_000_000,
+    progress: Progress | None = None,
+    reused: Callable[[str], None] | None = None,
+) -> None:
+    """Makes every stage and writes the last one to `out`.
+
+    Args:
+        chain: From `prepare_stages`.
+        out: The model's folder; may exist.
+        folder: Where the earlier stages are written, one folder each.
+        keep: Leave them there at the end. After a fault they stay in any case: the next run goes on from them.
+        max_shard_bytes: Limit per weight file.
+        progress: Told of bytes as they are written, or need not be.
+        reused: Told the name of a stage that stood there already.
+
+    Raises:
+        InputError: a stage's folder holds something else.
+        MergeoptError: as `merge_to_folder`.
+    """
+    made: dict[str, Path] = {}
+    locks: dict[str, Any] = {}
+    for each in chain.stages[:-1]:
+        name = each.stage.name
+        place = folder / _folder_name(name)
+        if _stands(place, each.key):
+            if reused:
+                reused(name)
+            if progress:
+                progress(each.prepared.plan.nbytes)
+        else:
+            merge_to_folder(
+                _ready(each, made),
+                place,
+                max_shard_bytes=max_shard_bytes,
+                progress=progress,
+                lock_also={"stage": each.key},
+            )
+        made[name] = place
+        locks[name] = json.loads((place / "recipe.lock.json").read_text(encoding="utf-8"))
+    last = chain.stages[-1]
+    merge_to_folder(
+        _ready(last, made),
+        out,
+        max_shard_bytes=max_shard_bytes,
+        progress=progress,
+        lock_also={"stages": locks} if locks else None,
+        text=chain.text,
+    )
+    if not keep:
+        for place in made.values():
+            shutil.rmtree(place, ignore_errors=True)
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _unmade(ref: ModelRef, each: PreparedStage) -> Checkpoint:
+    if ref.lora is not None:
+        raise InputError(
+            f"{str(ref)!r} puts an adapter on a stage", remedy="put it on the models that the stage is made of"
+        )
+    prepared = each.prepared
+    tensors = {
+        job.tensor: StoredTensor(job.tensor, job.dtype, job.shape, Path(), 0, prod(job.shape) * item_size(job.dtype))
+        for job in prepared.plan.jobs
+    }
+    folder = prepared.checkpoints[prepared.vocabulary.donor].folder
+    return Unmade(folder, str(ref), prepared.config, tensors, ())
+
+
+def _ready(each: PreparedStage, made: Mapping[str, Path]) -> Prepared:
+    """The stage's plan on the stages before it as they now lie on disk."""
+    if not each.stage.needs:
+        return each.prepared
+    checkpoints: Checkpoints = {
+        ref: Checkpoint.open(made[each.stage.needs[ref]], name=str(ref)) if ref in each.stage.needs else checkpoint
+        for ref, checkpoint in each.prepared.checkpoints.items()
+    }
+    return replace(prepare(each.stage.recipe, checkpoints), notices=each.prepared.notices)
+
+
+def _key(stage: Stage, made_from: Mapping[str, list[str]]) -> str:
+    facts = [mergeopt.__version__, recipe_data(stage.recipe), made_from]
+    return xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())
+
+
+def _stamps(checkpoint: Checkpoint) -> list[str]:
+    """Name, size and time of change of each file: another model under an old name is another one."""
+    return [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in checkpoint.files]
+
+
+def _folder_name(name: str) -> str:
+    """A stage's name as one path segment; names that must be changed for it stay distinct."""
+    safe = re.sub(r"[^\w.-]+", "_", name).strip(".")[:80]
+    return safe if safe == name else f"{safe}-{xxhash.xxh3_64_hexdigest(name.encode())[:8]}"
+
+
+def _stands(place: Path, key: str) -> bool:
+    """Whether the stage lies there whole, made from the same.
+
+    Raises:
+        InputError: the folder holds a model that is no stage.
+    """
+    lock = place / "recipe.lock.json"
+    try:
+        found = json.loads(lock.read_text(encoding="utf-8")).get("stage") if lock.is_file() else None
+    except (OSError, ValueError, AttributeError):
+        found = None
+    whole = (place / "config.json").exists()  # it is written last
+    if whole and found is None:
+        raise InputError("holds a model that is no stage", where=str(place), remedy="give another --intermediate-dir")
+    return whole and found == key
