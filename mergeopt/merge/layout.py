@@ -166,13 +166,11 @@ class _LayOut:
 
     def _all_sources(self, part: Slice) -> tuple[Source, ...]:
         """The slice's sources, and the base where `models:` leaves it unlisted."""
-        if self._unlisted_base(part):
-            assert self.recipe.base is not None
-            return (*part.sources, Source(self.recipe.base))
-        return part.sources
+        base = self.recipe.base_of(part)
+        return (*part.sources, Source(base)) if base is not None and self._unlisted_base(part) else part.sources
 
     def _unlisted_base(self, part: Slice) -> bool:
-        base = self.recipe.base
+        base = self.recipe.base_of(part)
         return self.schema.takes_base and base is not None and all(s.model != base for s in part.sources)
 
     def _outer(self, first: Slice, last: Slice) -> Iterator[tuple[str, TensorInfo]]:
@@ -237,7 +235,8 @@ class _LayOut:
         if not found:
             return  # the slice that gives it has none; whoever has it sees it left out
         self._same_shape(output, found)
-        base = next((item for _, item, _ in found if self.schema.takes_base and item.model == self.recipe.base), None)
+        wanted = self.recipe.base_of(part) if self.schema.takes_base else None
+        base = next((item for _, item, _ in found if item.model == wanted), None)
         others = tuple((i, item) for i, item, _ in found if item != base)
         copied = bool(lacking) and self._is_copied(output, others, base)
         if copied and base is not None:

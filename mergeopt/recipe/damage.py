@@ -18,7 +18,10 @@ def damage(text: str, line: int | None) -> str | None:
     lines = text.splitlines()
     here = lines[min(line, len(lines)) - 1] if line and lines else ""
     above = lines[line - 2] if line and 1 < line <= len(lines) else ""
-    return _fenced(lines) or _line(here) or _line(above) or _shifted(lines, line) or _two_things(lines, line)
+    separated = next((f for t in lines[: line or 0] if t.strip() == "---" and (f := _line(t))), None)
+    return (
+        _fenced(lines) or separated or _line(here) or _line(above) or _shifted(lines, line) or _two_things(lines, line)
+    )
 
 
 def _fenced(lines: list[str]) -> str | None:
@@ -46,6 +49,8 @@ def _line(text: str) -> str | None:
         return f"text cannot begin with {value[0]}; remove or quote it"
     if value.startswith("*"):
         return "text that begins with * must be quoted"
+    if text.strip() == "---" and text != text.lstrip():
+        return "a line --- between two recipes must begin at the left edge"
     if text.strip() == "...":
         return "the dots stand for something: write it out"
     return None

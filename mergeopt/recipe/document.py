@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from mergeopt.errors import InputError
-from mergeopt.recipe.damage import damage
+from mergeopt.recipe.damage import LOOKALIKES, damage
 
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 40
@@ -180,6 +180,9 @@ class _Builder:
                 )
             key = key_node.value
             here = (*route, key)
+            if odd := next((name for character, name in LOOKALIKES.items() if character in key), None):
+                where = f"{self.source}:{line}"
+                raise InputError(f"the key {key.strip()!r} holds {odd}", where=where, remedy="type the line anew")
             if key_node.tag == "tag:yaml.org,2002:merge":
                 given = self.build(value_node, here, depth + 1)
                 for defaults in given if isinstance(given, list) else [given]:
@@ -187,7 +190,9 @@ class _Builder:
                 continue
             if key in own:
                 place = f"{self.source}:{line} {spell(here)}"
-                self.notices.append(f"{place}: given twice (first on line {self.lines[here]}); the last one counts")
+                text = f"{place}: given twice (first on line {self.lines[here]}); the last one counts"
+                two = "; two recipes need a line --- between them" if here == ("merge_method",) else ""
+                self.notices.append(text + two)
             self.lines[here] = line
             own[key] = self.build(value_node, here, depth + 1)
         return {**merged, **own}

@@ -57,9 +57,10 @@ class ModelRef:
         if isinstance(lora, dict):
             lora = lora.get("path")
         if not isinstance(inner, dict) or not isinstance(inner.get("path"), str):
-            raise InputError(
-                f"{data!r} is not a model", where=where, remedy="write {model: {path: ..., revision: ...}}"
-            )
+            remedy = "write {model: {path: ..., revision: ...}}"
+            if data and all(value is None for value in data.values()):
+                remedy = "it is a template that nobody has filled in: write the model's name"
+            raise InputError(f"{data!r} is not a model", where=where, remedy=remedy)
         return cls(inner["path"], inner.get("revision"), lora, data.get("override_architecture"))
 
 
@@ -74,10 +75,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Some layers of the output, made from the same number of layers of each source."""
+    """Some layers of the output, made from the same number of layers of each source; `base` where not the recipe's."""
 
     sources: tuple[Source, ...]
     parameters: Mapping[str, Setting] = field(default_factory=dict)
+    base: ModelRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +108,16 @@ class Recipe:
 
     @property
     def models(self) -> tuple[ModelRef, ...]:
-        """Every model that is read, each once: sources in order, then the base."""
+        """Every model that is read, each once: sources in order, then the bases."""
         found = [source.model for part in self.slices for source in part.sources]
-        return tuple(dict.fromkeys([*found, *([self.base] if self.base else [])]))
+        bases = [self.base, *(part.base for part in self.slices)]
+        return tuple(dict.fromkeys([*found, *(base for base in bases if base is not None)]))
+
+    def base_of(self, part: Slice) -> ModelRef | None:
+        """What deltas are taken from in a slice."""
+        return part.base or self.base
 
     @property
     def donor(self) -> ModelRef:
         """Whose config and tokenizer the output carries: the base, else the first model listed."""
-        return self.base or self.slices[0].sources[0].model
+        return self.base_of(self.slices[0]) or self.slices[0].sources[0].model

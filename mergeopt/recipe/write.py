@@ -34,7 +34,9 @@ def recipe_data(recipe: Recipe) -> dict[str, Any]:
         data["models"] = [_source(source) for source in recipe.slices[0].sources]
     else:
         data["slices"] = [
-            {"sources": [_source(source) for source in part.sources]} | _parameters(part.parameters)
+            {"sources": [_source(source) for source in part.sources]}
+            | ({"base_model": _model(part.base)} if part.base else {})
+            | _parameters(part.parameters)
             for part in recipe.slices
         ]
     data |= _parameters(recipe.parameters)

@@ -91,7 +91,7 @@ def test_a_stage_nobody_uses_is_named_and_not_made() -> None:
             CHAIN.replace("base_model: linear", "base_model: a") + "name: all\n",
             ("'linear' and 'all' are used by no other stage: which is the output?",),
         ),
-        (CHAIN.replace("{t: 0.5}", "{}"), ("r.yml:4 models: slerp needs 't'",)),
+        (CHAIN.replace("{t: 0.5}", "{}"), ("r.yml:5 parameters: slerp needs 't'",)),
     ],
 )
 def test_what_cannot_be_ordered(text: str, parts: tuple[str, ...]) -> None:
