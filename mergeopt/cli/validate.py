@@ -68,13 +68,19 @@ def check(path: Path, models: bool) -> tuple[list[str], str]:
 
 
 def _check_search(path: Path, models: bool) -> tuple[list[str], str]:
+    from mergeopt.methods import SCHEMAS
     from mergeopt.recipe.document import read_document
+    from mergeopt.space.genome import is_genome
+    from mergeopt.space.space import check_space
     from mergeopt.study.job import layers_near, prepare_search
     from mergeopt.study.searchfile import read_search_file
 
-    file = read_search_file(read_document(path), layers_of=layers_near(path.parent))
+    document = read_document(path)
+    what = "mergekit-evolve genome" if is_genome(document) else "search file"
     if not models:
-        return list(file.notices), f"a search file with {len(file.objective)} evals (--models checks the holes too)"
-    job = prepare_search(file, path.parent)
+        file = read_search_file(document, layers_of=lambda _: None)
+        notices = dict.fromkeys([*file.notices, *check_space(file.recipe, schemas=SCHEMAS)])
+        return list(notices), f"a {what} with {len(file.objective)} evals (--models checks the tensors too)"
+    job = prepare_search(read_search_file(document, layers_of=layers_near(path.parent)), path.parent)
     holes = max(len(branch.dimensions) for branch in job.space.branches)
     return list(job.notices), f"a search of {holes} numbers in {len(job.space.branches)} branches"

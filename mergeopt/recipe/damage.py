@@ -47,6 +47,8 @@ def _line(text: str) -> str | None:
         return "in double quotes a backslash begins an escape; use single quotes, or forward slashes"
     if value.startswith(("`", "@", "%")):
         return f"text cannot begin with {value[0]}; remove or quote it"
+    if re.match(r"[>|][^\s+-]", value):
+        return f"text that begins with {value[0]} must be quoted"
     if value.startswith("*"):
         return "text that begins with * must be quoted"
     if text.strip() == "---" and text != text.lstrip():
