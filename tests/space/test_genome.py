@@ -95,7 +95,7 @@ def test_evaluation_is_read_as_tasks() -> None:
 def test_a_genome_is_checked_without_its_models() -> None:
     translation = translate_genome(evolve(), schemas=SCHEMAS, layers=None)
     said = [text for text in translation.notices if "needs the model" in text]
-    assert said == ["r.yml:8 genome.layer_granularity: how many groups the layers make needs the model"]
+    assert said == ["space.yml:8 genome.layer_granularity: how many groups the layers make needs the model"]
     assert check_space(document(to_yaml(translation.recipe)), schemas=SCHEMAS) == ()
 
 
