@@ -92,7 +92,7 @@ def outcome(path: Path) -> Outcome:
     """Reads and plans one file."""
     try:
         notices, what = check(path, models=False)
-        if "search" not in what:
+        if not what.startswith(("a search file", "a mergekit-evolve genome")):
             notices = [*notices, *planned(read_stages(read_documents(path), SCHEMAS))]
     except InputError as error:
         return Outcome("refused", str(error))
