@@ -17,7 +17,7 @@ from mergeopt.recipe.damage import damage
 from mergeopt.recipe.document import Document, Route
 from mergeopt.recipe.elsewhere import dialect, no_such_method, pattern_like, unread_key, unread_parameter
 from mergeopt.recipe.format import ModelPart, RecipeFile, SlicePart, SourcePart
-from mergeopt.recipe.modules import without_modules
+from mergeopt.recipe.modules import by_module, joined
 from mergeopt.recipe.recipe import DTYPES, ModelRef, Recipe, Slice, Source
 from mergeopt.recipe.rules import check_sources, spelled_twice, with_base_as_source, with_common_base
 from mergeopt.recipe.schema import MethodSchema
@@ -47,12 +47,18 @@ def read_recipe(document: Document, schemas: Schemas) -> Reading:
     Raises:
         InputError: with file, line and key, for what would make the merge impossible or another one than meant.
     """
-    return _Reader(document, schemas).read()
+    readings = {name: _Reader(part, schemas).read() for name, part in by_module(document).items()}
+    first = next(iter(readings.values()))
+    if list(readings) == [""]:
+        return first
+    notices = dict.fromkeys(text for reading in readings.values() for text in reading.notices)
+    recipe = joined({name: reading.recipe for name, reading in readings.items()}, first.recipe)
+    return Reading(recipe, tuple(notices))
 
 
 class _Reader:
     def __init__(self, document: Document, schemas: Schemas) -> None:
-        self.document, self.schemas = without_modules(document), schemas
+        self.document, self.schemas = document, schemas
         self.notices = list(document.notices)
 
     def read(self) -> Reading:
@@ -106,10 +112,10 @@ class _Reader:
         given = [key for key in ("models", "slices") if getattr(file, key)]
         if len(given) != 1:
             problem = f"has both {' and '.join(given)}" if given else "names no models"
-            near = _nearest("models", data) or _nearest("slices", data) if not given else None
-            remedy = (
-                f"did you mean models: or slices: by {near!r}?" if near else "give exactly one of models: and slices:"
-            )
+            near = None if given else _nearest("models", data) or _nearest("slices", data)
+            remedy = "give exactly one of models: and slices:"
+            if near:
+                remedy = f"{near}: is empty" if near in ("models", "slices") else f"did you mean models: by {near!r}?"
             raise InputError(problem, where=self._at(near) if near else self.document.where(), remedy=remedy)
         return file
 

@@ -5,7 +5,7 @@ mergekit's ways to list sources (`models`, `slices`) in one form. Nothing here h
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mergeopt.errors import InputError
@@ -75,11 +75,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Some layers of the output, made from the same number of layers of each source; `base` where not the recipe's."""
+    """Some layers of the output, made from the same number of layers of each source.
+
+    `base` where it is not the recipe's; `module`: the part of the model that they are of, in a recipe by module.
+    """
 
     sources: tuple[Source, ...]
     parameters: Mapping[str, Setting] = field(default_factory=dict)
     base: ModelRef | None = None
+    module: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,15 @@ class Recipe:
         found = [source.model for part in self.slices for source in part.sources]
         bases = [self.base, *(part.base for part in self.slices)]
         return tuple(dict.fromkeys([*found, *(base for base in bases if base is not None)]))
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules that the slices are of, in order; none in a plain recipe."""
+        return tuple(dict.fromkeys(part.module for part in self.slices if part.module))
+
+    def of_module(self, module: str) -> "Recipe":
+        """The plain recipe of one module."""
+        return replace(self, slices=tuple(replace(part, module="") for part in self.slices if part.module == module))
 
     def base_of(self, part: Slice) -> ModelRef | None:
         """What deltas are taken from in a slice."""

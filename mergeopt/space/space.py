@@ -96,6 +96,9 @@ class _Branching:
 
     def run(self) -> tuple[Branch, list[str]]:
         reading = self.read()
+        if reading.recipe.modules:
+            where = self.document.where(("modules",))
+            raise InputError("a recipe by module cannot be searched yet", where=where, remedy="use models: or slices:")
         assert self.shape_of is not None
         schema = self.schemas[reading.recipe.method]
         out = outline(reading.recipe, schema, self.shape_of)

@@ -58,7 +58,7 @@ def test_slices():
         ("bfloat16", "bf16", ("r.yml:8 dtype", "unknown dtype 'bf16'", "did you mean 'bfloat16'")),
         ("bfloat16", "bfloat", ("r.yml:8 dtype", "did you mean 'bfloat16'")),
         ("bfloat16", "bfloat16`", ("r.yml:8 dtype", "did you mean 'bfloat16'")),
-        ("models:", "modles:", ("r.yml:3 modles", "names no models", "models: or slices: by 'modles'")),
+        ("models:", "modles:", ("r.yml:3 modles", "names no models", "did you mean models: by 'modles'")),
         ("model: b", "model: b@1@2", ("r.yml:6 models[1].model", "more than one @")),
         ("model: b", "model: b+c+d", ("r.yml:6 models[1].model", "more than one +")),
         ("model: b", "model: ''", ("r.yml:6 models[1].model", "is not a model")),
@@ -314,9 +314,10 @@ def test_one_module_is_read_as_if_its_content_stood_at_the_top():
     assert [str(m) for m in recipe.models] == ["a", "b", "base"]
 
 
-def test_modules_keep_their_lines_and_several_are_refused():
+def test_a_module_keeps_its_lines():
     assert refusal(MODULES).startswith("r.yml:9 models[1].parameters.weight")
-    assert "several modules" in refusal(MODULES + "modules: {a: {models: []}, b: {models: []}}\n")
+    empty = "merge_method: linear\nmodules:\n  a: {models: []}\n"
+    assert refusal(empty).startswith("r.yml:3 models: names no models; models: is empty")
     assert "is no module" in refusal(MODULES.split("modules:", maxsplit=1)[0] + "modules: {default: 3}\n")
     assert "stands at the top level too" in refusal(MODULES.replace("half", "1") + "models: [{model: c}]\n")
 
