@@ -111,5 +111,5 @@ def test_a_module_that_a_model_lacks_and_layers_that_no_config_says(inside: Path
       vision_tower:
         slices: [{sources: [{model: x/m1, layer_range: [0, 1]}]}]
     """
-    with pytest.raises(InputError, match="module .vision_tower. would get other layers"):
+    with pytest.raises(InputError, match="would get other layers"):
         prepared(tower)
