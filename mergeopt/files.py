@@ -25,6 +25,24 @@ def write_text(path: Path, text: str) -> None:
         raise MergeoptError(f"{path}: cannot be written ({error.strerror})") from error
 
 
+def sweep(folder: Path) -> None:
+    """Removes what `write_text` and the like left half-written in `folder` when their process was killed."""
+    for path in folder.glob(".*.tmp"):
+        pid = path.name.removesuffix(".tmp").rpartition(".")[2]
+        if pid.isdigit() and not _alive(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def cache_folder() -> Path:
     """Where things that are expensive to make are kept between runs: MERGEOPT_CACHE, else the user's cache folder."""
     given = os.environ.get("MERGEOPT_CACHE")

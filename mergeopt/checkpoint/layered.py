@@ -15,7 +15,9 @@ from mergeopt.checkpoint.jsonfile import with_special_floats
 from mergeopt.errors import InputError
 
 # Lists that are as long as the model is deep by chance.
-_OTHER_LISTS = re.compile(r"_ids?$|_tokens$|^(architectures|time_step_limit|pos_att_type|out_indices|out_features)$")
+_OTHER_LISTS = re.compile(
+    r"_ids?$|_tokens$|^mtp_|^(architectures|time_step_limit|pos_att_type|out_indices|out_features)$"
+)
 _LAYER_NUMBERS = re.compile(r"(_layers|_layer_ids|_idxs|_indices|_indexes)$")
 
 # Which list says the same as a border or a period, and counts before it.
@@ -36,6 +38,12 @@ _PERIODS = {
     "expert_layer_period": "",
 }
 
+# Models whose layers are no parts that can be moved.
+_WHOLE = {
+    "num_mem_blocks": "its layers share blocks, and number what is their own by the order of use",
+    "hidden_size_per_layer_input": "one matrix feeds every layer its own columns",
+}
+
 
 def follow_layers(config: Mapping[str, Any], picked: Sequence[int], before: int) -> dict[str, Any]:
     """The config of a model whose layer i is layer ``picked[i]`` of this config's.
@@ -50,6 +58,9 @@ def follow_layers(config: Mapping[str, Any], picked: Sequence[int], before: int)
     """
     if list(picked) == list(range(before)):
         return dict(config)
+    for name, why in _WHOLE.items():
+        if config.get(name):
+            raise InputError(f"no stack can be made of this model's layers: {why} ({name})", remedy="merge it whole")
     result = dict(config)
     for name, value in _explicit(config, before).items():
         followed = _followed(name, value, picked, before)
@@ -97,6 +108,8 @@ def _one_each(name: str, value: Any, before: int) -> Callable[[Sequence[int]], A
     if name == "attention_types" and isinstance(value, list):  # GPT-Neo: [[["global", "local"], 12]]
         each = [kind for kinds, times in value for kind in kinds * times]
         return lambda picked: [[[each[layer] for layer in picked], 1]]
+    if name == "block_types" and isinstance(value, list) and value:  # RecurrentGemma: as often as there are layers
+        return lambda picked: [value[layer % len(value)] for layer in picked]
     if isinstance(value, list) and len(value) == before and not _OTHER_LISTS.search(name):
         return lambda picked: [value[layer] for layer in picked]
     return None

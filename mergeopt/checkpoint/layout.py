@@ -39,6 +39,9 @@ def layer_count(config: Mapping[str, Any], stack: str = "") -> tuple[str, int] |
         count = config.get(key)
         if type(count) is int and count > 0:
             return key, count
+    for key in ("layers_block_type", "layer_types"):  # Nemotron-H counts its layers by listing them
+        if isinstance(config.get(key), list):
+            return key, len(config[key])
     return None
 
 

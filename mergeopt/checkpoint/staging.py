@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mergeopt.checkpoint.gather import direct_span, open_direct
 from mergeopt.errors import InputError, MergeoptError
+from mergeopt.files import sweep
 
 _PREFIX = ".mergeopt-writing-"
 _DIRECT = 1 << 28  # larger files go past the page cache; smaller ones are better kept in it
@@ -155,7 +156,8 @@ class Staging:
 
 
 def _sweep(folder: Path) -> None:
-    """Removes hidden folders whose process is gone."""
+    """Removes hidden folders and temporary files whose process is gone."""
+    sweep(folder)
     for path in folder.glob(f"{_PREFIX}*"):
         lock = _try_lock(path)
         if lock is not None:

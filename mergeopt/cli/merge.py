@@ -20,7 +20,7 @@ def merge(
         help="Keep the stages of a chain here; else they lie beside OUT until the end.",
     ),
     force: bool = typer.Option(False, "--force", help="Write into a folder that is not empty."),
-    strict: bool = typer.Option(False, "--strict", help="Keys without effect are errors."),
+    strict: bool = typer.Option(False, "--strict", help="Keys without effect, NaN and infinity are errors."),
     shard_size: str = typer.Option("5GB", "--max-shard-size", help="Limit per weight file, e.g. 2GB."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but errors."),
 ) -> None:
@@ -40,7 +40,7 @@ def merge(
     if not quiet or strict:
         warn([f"{recipes[-1]}: {notice}" for notice in chain.notices], strict=strict)
     with byte_bar("merging", chain.nbytes, quiet=quiet) as progress:
-        merge_stages(
+        notices = merge_stages(
             chain,
             out,
             folder=intermediate or out.with_name(f"{out.name}.stages"),
@@ -48,7 +48,9 @@ def merge(
             max_shard_bytes=limit,
             progress=progress,
             reused=None if quiet else lambda name: warn([f"the stage {name!r} stands already and is used again"]),
+            strict=strict,
         )
+    warn(notices)
     if not quiet:
         made = f"{len(chain.stages)} stages, " if len(chain.stages) > 1 else ""
         typer.echo(f"{made}{len(chain.final.plan.jobs)} tensors by {chain.final.recipe.method} -> {out}")

@@ -17,10 +17,12 @@ import xxhash
 
 import mergeopt
 from mergeopt.checkpoint.hashing import InputHashes
+from mergeopt.checkpoint.locate import commits
 from mergeopt.checkpoint.sidefiles import copy_side_files, output_config, write_config
 from mergeopt.checkpoint.writer import CheckpointWriter, OutputTensor
 from mergeopt.errors import InputError
 from mergeopt.files import write_text
+from mergeopt.merge.finite import told
 from mergeopt.merge.layout import lay_out
 from mergeopt.merge.notices import layout_notices
 from mergeopt.merge.plan import Plan, fill, unmatched_filters
@@ -76,6 +78,7 @@ def prepare(recipe: Recipe, checkpoints: Checkpoints) -> Prepared:
     joined = recipe.base is not None and recipe.whole_models and not schema.takes_base
     if joined and recipe.slices[0].sources[-1] == Source(recipe.donor):
         notices.append(f"base_model {str(recipe.base)!r} is merged like the models listed: {schema.name} has no base")
+    notices += dict.fromkeys(notice for checkpoint in checkpoints.values() for notice in checkpoint.notices)
     return replace(prepared, notices=(*notices, *prepared.vocabulary.notices))
 
 
@@ -87,7 +90,8 @@ def merge_to_folder(
     progress: Progress | None = None,
     lock_also: Mapping[str, Any] | None = None,
     text: str | None = None,
-) -> None:
+    strict: bool = False,
+) -> tuple[str, ...]:
     """Writes the merged model: weights, config, the donor's tokenizer files, the recipe (its refinement beside it) and
     the lock file.
 
@@ -98,9 +102,13 @@ def merge_to_folder(
         progress: Told of bytes as they are written.
         lock_also: Further entries of the lock file.
         text: What to write as the recipe: by default the prepared one alone.
+        strict: Publish nothing where a tensor came out with NaN or infinity.
+
+    Returns:
+        What the user should know about the result, in words.
 
     Raises:
-        InputError: `out` is the folder of a source.
+        InputError: `out` is the folder of a source; with `strict`, a tensor that is not finite.
         MergeoptError: disk full, a source that changed meanwhile. Nothing is left behind then, or, where the weights
             were in place already, a folder without config.json.
     """
@@ -110,8 +118,13 @@ def merge_to_folder(
     tensors = [OutputTensor(job.tensor, job.shape, job.dtype) for job in plan.jobs]
     try:
         with CheckpointWriter(out, tensors, max_shard_bytes=max_shard_bytes) as writer:
-            stream(plan, prepared.checkpoints, writer, progress, prepared.refinement)
+            broken = stream(plan, prepared.checkpoints, writer, progress, prepared.refinement)
+            notices = (told(broken, prepared.checkpoints),) if broken else ()
+            if strict and notices:
+                raise InputError(notices[0], remedy="mend or replace the source, or merge without --strict")
             inputs = hashes.result()
+            for checkpoint in prepared.checkpoints.values():
+                checkpoint.check_unchanged()
             (out / "config.json").unlink(missing_ok=True)  # of an earlier model: it does not describe these weights
             writer.commit()
             digests = writer.digests()
@@ -134,6 +147,7 @@ def merge_to_folder(
         out / "recipe.lock.json", json.dumps(lock(prepared, inputs, digests) | dict(lock_also or {}), indent=1) + "\n"
     )
     write_config(out, prepared.config)
+    return notices
 
 
 def portability(prepared: Prepared) -> str:
@@ -174,6 +188,7 @@ def lock(prepared: Prepared, inputs: Mapping[Path, str], digests: Mapping[str, s
         **({"refinement": refined} if refined else {}),
         "versions": versions(),
         "inputs": models,
+        **({"commits": found} if (found := commits(inputs)) else {}),
         "outputs": {name: f"xxh3-128:{digest}" for name, digest in digests.items()},
     }
 

@@ -18,12 +18,14 @@ from typing import Any
 import xxhash
 
 import mergeopt
+from mergeopt.checkpoint.adapter import with_adapter
 from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.checkpoint.header import StoredTensor, item_size
+from mergeopt.checkpoint.locate import locate_model
 from mergeopt.checkpoint.reader import Reader
 from mergeopt.errors import InputError, MergeoptError, placed
 from mergeopt.merge.folder import Prepared, merge_to_folder, prepare
-from mergeopt.merge.sources import Checkpoints, open_models
+from mergeopt.merge.sources import open_models
 from mergeopt.merge.stream import Progress
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.stages import Stage, Stages
@@ -90,8 +92,9 @@ def prepare_stages(stages: Stages) -> PreparedChain:
     done: dict[str, PreparedStage] = {}
     for stage in stages.stages:
         with placed(stage.where):
-            found = open_models([ref for ref in stage.recipe.models if ref not in stage.needs], stage.near)
-            earlier = {ref: _unmade(ref, done[name]) for ref, name in stage.needs.items()}
+            ready = [ref for ref in stage.recipe.models if ref not in stage.needs]
+            found = open_models(ready, stage.near, stage.recipe.base)
+            earlier = {ref: _on(_unmade(ref, done[name]), ref, stage) for ref, name in stage.needs.items()}
             prepared = prepare(stage.recipe, {ref: (found | earlier)[ref] for ref in stage.recipe.models})
         made_from = {str(ref): _stamps(checkpoint) for ref, checkpoint in found.items()}
         made_from |= {str(ref): [done[name].key] for ref, name in stage.needs.items()}
@@ -108,7 +111,8 @@ def merge_stages(
     max_shard_bytes: int = 5_000_000_000,
     progress: Progress | None = None,
     reused: Callable[[str], None] | None = None,
-) -> None:
+    strict: bool = False,
+) -> tuple[str, ...]:
     """Makes every stage and writes the last one to `out`.
 
     Args:
@@ -119,6 +123,10 @@ def merge_stages(
         max_shard_bytes: Limit per weight file.
         progress: Told of bytes as they are written, or need not be.
         reused: Told the name of a stage that stood there already.
+        strict: Stop at a stage whose tensors came out with NaN or infinity.
+
+    Returns:
+        What the user should know about the results, in words.
 
     Raises:
         InputError: a stage's folder holds something else.
@@ -126,6 +134,7 @@ def merge_stages(
     """
     made: dict[str, Path] = {}
     locks: dict[str, Any] = {}
+    notices: list[str] = []
     for each in chain.stages[:-1]:
         name = each.stage.name
         place = folder / _folder_name(name)
@@ -135,53 +144,58 @@ def merge_stages(
             if progress:
                 progress(each.prepared.plan.nbytes)
         else:
-            merge_to_folder(
+            notices += merge_to_folder(
                 _ready(each, made),
                 place,
                 max_shard_bytes=max_shard_bytes,
                 progress=progress,
                 lock_also={"stage": each.key},
+                strict=strict,
             )
         made[name] = place
         locks[name] = json.loads((place / "recipe.lock.json").read_text(encoding="utf-8"))
     last = chain.stages[-1]
-    merge_to_folder(
+    notices += merge_to_folder(
         _ready(last, made),
         out,
         max_shard_bytes=max_shard_bytes,
         progress=progress,
         lock_also={"stages": locks} if locks else None,
         text=chain.text,
+        strict=strict,
     )
     if not keep:
         for place in made.values():
             shutil.rmtree(place, ignore_errors=True)
         if made and not any(folder.iterdir()):
             folder.rmdir()
+    return tuple(notices)
 
 
 def _unmade(ref: ModelRef, each: PreparedStage) -> Checkpoint:
-    if ref.lora is not None:
-        raise InputError(
-            f"{str(ref)!r} puts an adapter on a stage", remedy="put it on the models that the stage is made of"
-        )
     prepared = each.prepared
     tensors = {
         job.tensor: StoredTensor(job.tensor, job.dtype, job.shape, Path(), 0, prod(job.shape) * item_size(job.dtype))
         for job in prepared.plan.jobs
     }
     folder = prepared.checkpoints[prepared.vocabulary.donor].folder
-    return Unmade(folder, str(ref), prepared.config, tensors, ())
+    return Unmade(folder, str(ref.bare), prepared.config, tensors, ())
+
+
+def _on(model: Checkpoint, ref: ModelRef, stage: Stage) -> Checkpoint:
+    """The model of a stage, with the adapter that the reference adds."""
+    if ref.adapter is None:
+        return model
+    return with_adapter(model, locate_model(ref.adapter, stage.near), str(ref))
 
 
 def _ready(each: PreparedStage, made: Mapping[str, Path]) -> Prepared:
     """The stage's plan on the stages before it as they now lie on disk."""
     if not each.stage.needs:
         return each.prepared
-    checkpoints: Checkpoints = {
-        ref: Checkpoint.open(made[each.stage.needs[ref]], name=str(ref)) if ref in each.stage.needs else checkpoint
-        for ref, checkpoint in each.prepared.checkpoints.items()
-    }
+    checkpoints = dict(each.prepared.checkpoints)
+    for ref, name in each.stage.needs.items():
+        checkpoints[ref] = _on(Checkpoint.open(made[name], name=str(ref.bare)), ref, each.stage)
     return replace(prepare(each.stage.recipe, checkpoints), notices=each.prepared.notices)
 
 

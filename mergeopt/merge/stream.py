@@ -15,6 +15,7 @@ import torch
 
 from mergeopt.checkpoint.writer import CheckpointWriter
 from mergeopt.merge.compute import compute, one_thread_each
+from mergeopt.merge.finite import is_finite
 from mergeopt.merge.plan import Job, Plan
 from mergeopt.merge.refinement import Refinement
 from mergeopt.merge.sources import Checkpoints, FileSource, opened_readers
@@ -29,10 +30,13 @@ def stream(
     writer: CheckpointWriter,
     progress: Progress | None = None,
     refinement: Refinement | None = None,
-) -> None:
+) -> tuple[Job, ...]:
     """Computes every job of the plan into the writer; the caller commits.
 
     Refined singular components take a few whole tensors per thread instead.
+
+    Returns:
+        The jobs whose tensors came out with NaN or infinity, in the plan's order.
 
     Raises:
         InputError, MergeoptError: what reading, merging or writing met; the other threads stop at their next chunk.
@@ -42,6 +46,7 @@ def stream(
     for job in sorted(plan.jobs, key=lambda job: -prod(job.shape)):
         jobs.put(job)
     stopped = Event()
+    broken: set[str] = set()
 
     with opened_readers(checkpoints) as readers, one_thread_each() as threads:
 
@@ -62,6 +67,8 @@ def stream(
             for part in compute(job, method, source, plan.seed, None, refinement):
                 if stopped.is_set():
                     return
+                if not is_finite(part):
+                    broken.add(job.tensor)
                 writer.write(job.tensor, start, part)
                 start += part.numel()
                 if progress:
@@ -76,3 +83,4 @@ def stream(
                 raise
         for future in futures:
             future.result()
+    return tuple(job for job in plan.jobs if job.tensor in broken)

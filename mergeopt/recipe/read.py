@@ -19,7 +19,14 @@ from mergeopt.recipe.elsewhere import dialect, no_such_method, pattern_like, unr
 from mergeopt.recipe.format import ModelPart, RecipeFile, SlicePart, SourcePart
 from mergeopt.recipe.modules import by_module, joined
 from mergeopt.recipe.recipe import DTYPES, ModelRef, Recipe, Slice, Source
-from mergeopt.recipe.rules import check_sources, spelled_twice, with_base_as_source, with_common_base
+from mergeopt.recipe.rules import (
+    check_sources,
+    copied,
+    of_base_alone,
+    spelled_twice,
+    with_base_as_source,
+    with_common_base,
+)
 from mergeopt.recipe.schema import MethodSchema
 from mergeopt.recipe.settings import Setting, parse_setting
 
@@ -47,7 +54,8 @@ def read_recipe(document: Document, schemas: Schemas) -> Reading:
     Raises:
         InputError: with file, line and key, for what would make the merge impossible or another one than meant.
     """
-    readings = {name: _Reader(part, schemas).read() for name, part in by_module(document).items()}
+    parts = by_module(document)
+    readings = {name: _Reader(part, schemas, name).read() for name, part in parts.items()}
     first = next(iter(readings.values()))
     if list(readings) == [""]:
         return first
@@ -57,8 +65,8 @@ def read_recipe(document: Document, schemas: Schemas) -> Reading:
 
 
 class _Reader:
-    def __init__(self, document: Document, schemas: Schemas) -> None:
-        self.document, self.schemas = document, schemas
+    def __init__(self, document: Document, schemas: Schemas, module: str) -> None:
+        self.document, self.schemas, self.module = document, schemas, module
         self.notices = list(document.notices)
 
     def read(self) -> Reading:
@@ -82,10 +90,14 @@ class _Reader:
             seed=file.seed,
             refinement=self._refinement(file.refinement),
         )
-        recipe = with_base_as_source(with_common_base(recipe), schema)
+        recipe = with_common_base(recipe)
+        if not self.module and of_base_alone(recipe, schema):
+            self._notice(("base_model",), f"{recipe.base} is the only model: nothing is added to it, it is copied")
+            recipe, schema = copied(recipe), self.schemas["passthrough"]
+        recipe = with_base_as_source(recipe, schema)
         check_sources(recipe, schema, self._place, self.document.where)
         self._name_layer_range_mistakes(recipe)
-        self._name_odd_models(recipe, schema)
+        self._name_odd_models(recipe)
         return Reading(recipe, tuple(self.notices))
 
     # structure ---------------------------------------------------------------------------------------------------
@@ -294,15 +306,10 @@ class _Reader:
         for key in part.model_extra or {}:
             self._notice((*route, key), unread_key(key, known, schema, self.schemas, RecipeFile.model_fields))
 
-    def _name_odd_models(self, recipe: Recipe, schema: MethodSchema) -> None:
+    def _name_odd_models(self, recipe: Recipe) -> None:
         """Models that are not what their author took them for."""
         for one, other in spelled_twice(recipe):
             self._notice((), f"{one!r} and {other!r} are two models here; if they are one, spell it in one way")
-        only_base = schema.needs_base and all(
-            source.model == recipe.base_of(part) for part in recipe.slices for source in part.sources
-        )
-        if only_base and schema.max_sources != 1:
-            self._notice(self._place, "no model beside base_model: the output is the base itself")
 
     @property
     def _place(self) -> Route:

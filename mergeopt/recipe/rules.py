@@ -28,6 +28,18 @@ def with_common_base(recipe: Recipe) -> Recipe:
     return replace(recipe, base=common, slices=parts)
 
 
+def of_base_alone(recipe: Recipe, schema: MethodSchema) -> bool:
+    """Does a method that adds deltas to a base name no other model? mergekit's result then is the base, copied."""
+    models = {source.model for part in recipe.slices for source in part.sources}
+    return schema.needs_base and schema.max_sources is None and schema.min_sources <= 1 and models == {recipe.base}
+
+
+def copied(recipe: Recipe) -> Recipe:
+    """The same models and layers, passed through as they are."""
+    slices = tuple(Slice(tuple(replace(source, parameters={}) for source in part.sources)) for part in recipe.slices)
+    return replace(recipe, method="passthrough", base=None, slices=slices, parameters={})
+
+
 def check_sources(recipe: Recipe, schema: MethodSchema, place: Route, where: Callable[[Route], str]) -> None:
     """The number of sources, the base, required parameters.
 

@@ -10,7 +10,8 @@ from functools import cached_property
 from math import prod
 
 # What works on the input before the first layer of the language model; what else is no layer comes after the last.
-_BEFORE = re.compile(r"embed(?!_out)|(^|\.)(w[tp]e|shared)\.|project_in|projector|connector|merger|patch")
+# (LFM2's embedding_norm is its last norm.)
+_BEFORE = re.compile(r"embed(?!_out|ding_norm)|(^|\.)(w[tp]e|shared)\.|project_in|projector|connector|merger|patch")
 _TOWER = re.compile(r"vis|image|video|audio|speech|(^|\.)encoder")
 
 
@@ -85,7 +86,7 @@ class Shape:
 
     @cached_property
     def _tallest(self) -> tuple[TensorInfo, ...]:
-        matrices = [info for info in self.outer if len(info.shape) == 2]
+        matrices = [info for info in self.outer if len(info.shape) == 2 and "pos" not in info.name]
         rows = max((info.shape[0] for info in matrices), default=0)
         return tuple(info for info in matrices if info.shape[0] == rows)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from mergeopt.recipe.recipe import Recipe, Source
+from mergeopt.recipe.recipe import ModelRef, Recipe, Source
 from mergeopt.recipe.settings import plain
 
 
@@ -62,13 +62,18 @@ def _module(recipe: Recipe) -> dict[str, Any]:
     return _parts(recipe) | ({"base_model": _model(part.base)} if part.base else {}) | _parameters(part.parameters)
 
 
-def _model(ref: Any) -> Any:
-    if ref.architecture or any(c in ref.path for c in "+@"):
-        mapping: dict[str, Any] = {"model": {"path": ref.path} | ({"revision": ref.revision} if ref.revision else {})}
-        if ref.lora:
-            mapping["lora"] = {"path": ref.lora}
-        return mapping | ({"override_architecture": ref.architecture} if ref.architecture else {})
-    return str(ref)
+def _model(ref: ModelRef) -> Any:
+    """Text where reading it back gives the same reference, else a mapping."""
+    if ref.architecture is None and ModelRef.parse(str(ref), "") == ref:
+        return str(ref)
+    mapping = {"model": _named(ref.path, ref.revision)}
+    if ref.lora is not None:
+        mapping["lora"] = _named(ref.lora, ref.lora_revision)
+    return mapping | ({"override_architecture": ref.architecture} if ref.architecture else {})
+
+
+def _named(path: str, revision: str | None) -> dict[str, Any]:
+    return {"path": path} | ({"revision": revision} if revision else {})
 
 
 def _source(source: Source) -> dict[str, Any]:

@@ -76,10 +76,12 @@ def prepare_search(
 
 def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_benchmark: bool) -> SearchJob:
     opened: dict[ModelRef, Any] = {}
+    stated = file.recipe.data.get("base_model")
+    base = ModelRef.parse(stated, "base_model") if isinstance(stated, str) else None
 
     def shape_of(ref: ModelRef) -> Shape:
         if ref not in opened:
-            opened.update(open_models([ref], near))
+            opened.update(open_models([ref], near, base))
         shape: Shape = opened[ref].shape
         return shape
 
@@ -118,7 +120,7 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
         trust_eval_code=trust_eval_code,
         allow_benchmark=allow_benchmark,
     )
-    notices += [*left, *suite.notices]
+    notices += [*left, *suite.notices, *(said for checkpoint in opened.values() for said in checkpoint.notices)]
     if len(space.branches) == 1 and not space.branches[0].dimensions:
         notices.append("the recipe has no holes: nothing is searched, it is only compared")
     if file.optimize.learns:

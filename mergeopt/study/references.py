@@ -116,7 +116,8 @@ def _merge(
 
 def _is_model(name: str, near: Path | None) -> bool:
     """Is this entry of `compare` a model folder instead of a recipe?"""
-    return any((folder / name / "config.json").is_file() for folder in (Path(), near or Path()))
+    model = ModelRef.parse(name, "optimize.compare").path
+    return any((folder / model / "config.json").is_file() for folder in (Path(), near or Path()))
 
 
 def named(start: Sequence[str], compare: Sequence[str], near: Path | None, like: Recipe) -> list[Contender]:

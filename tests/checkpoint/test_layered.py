@@ -24,6 +24,8 @@ def followed(picked: list[int], before: int = 4, **config: Any) -> dict[str, Any
         ("no_rope_layers", [1, 1, 1, 0], [0, 3, 3], [1, 0, 0]),
         ("hybrid_override_pattern", "M-*-", [2, 3, 2], "*-*"),
         ("attention_types", [[["global", "local"], 2]], [1, 1, 2], [[["local", "local", "global"], 1]]),
+        ("block_types", ["recurrent", "attention"], [1, 2, 3], ["attention", "recurrent", "attention"]),
+        ("mtp_layers_block_type", ["a", "b", "c", "d"], [1], ["a", "b", "c", "d"]),
         ("mlp_only_layers", [0, 2], [0, 1, 2, 2], [0, 2, 3]),
         ("mlp_only_layers", [0, 1, 2, 3], [0, 1], [0, 1]),
         ("mlp_only_layers", [], [0, 0], []),
@@ -54,6 +56,7 @@ def test_followed(entry: str, value: Any, picked: list[int], result: Any) -> Non
         ([0, 1, 1], {"full_attention_interval": 4}, "takes layer 1 as layer 2"),
         ([0, 3, 2], {"max_window_layers": 3, "use_sliding_window": True}, "layer 2 after layer 3"),
         ([0, 4], {"layer_types": [FULL] * 4}, "has layer_types for 4 layers, and the merge takes layer 4; name"),
+        ([0, 2], {"num_mem_blocks": 1}, "no stack can be made of this model's layers: its layers share blocks"),
         ([0, 4], {"mlp_only_layers": [0]}, "has mlp_only_layers for 4 layers"),
     ],
 )  # fmt: skip

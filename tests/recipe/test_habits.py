@@ -388,7 +388,7 @@ def test_24_a_mapping_that_no_version_reads() -> None:
 
 def test_a_model_without_deltas_is_the_base_itself() -> None:
     text = "merge_method: task_arithmetic\nbase_model: a\nslices: [{sources: [{model: a, layer_range: [0, 2]}]}]\n"
-    assert notice(text) == "r.yml:3 slices: no model beside base_model: the output is the base itself"
+    assert notice(text) == "r.yml:2 base_model: a is the only model: nothing is added to it, it is copied"
 
 
 def test_reading_asks_for_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

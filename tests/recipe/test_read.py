@@ -59,8 +59,13 @@ def test_slices():
         ("bfloat16", "bfloat", ("r.yml:8 dtype", "did you mean 'bfloat16'")),
         ("bfloat16", "bfloat16`", ("r.yml:8 dtype", "did you mean 'bfloat16'")),
         ("models:", "modles:", ("r.yml:3 modles", "names no models", "did you mean models: by 'modles'")),
-        ("model: b", "model: b@1@2", ("r.yml:6 models[1].model", "more than one @")),
-        ("model: b", "model: b+c+d", ("r.yml:6 models[1].model", "more than one +")),
+        ("model: b", "model: {model: b, revison: v}", ("r.yml:6 models[1].model", "'revison' says nothing")),
+        (
+            "model: b",
+            "model: {model: b, override_architecture: 1}",
+            ("r.yml:6 models[1].model", "1 is no architecture"),
+        ),
+        ("model: b", "model: {model: b, lora: [l]}", ("r.yml:6 models[1].model", "is not a model")),
         ("model: b", "model: ''", ("r.yml:6 models[1].model", "is not a model")),
         ("model: b", "model: {MODEL}", ("r.yml:6 models[1].model", "is not a model")),
         ("density: 0.6}", "density: {filter: mlp}}", ("r.yml:5 models[0].parameters.density", "has no value")),
@@ -290,6 +295,19 @@ def test_model_references():
     assert ref("'  with space '") == ModelRef("with space")
     assert ref("{model: {path: 'a+b', revision: v1}}") == ModelRef("a+b", "v1")
     assert ref("{model: {path: a}, lora: {path: l}}") == ModelRef("a", None, "l")
+    assert ref("{model: a, lora: {path: l, revision: r}}") == ref("a+l@r") == ModelRef("a", None, "l", None, "r")
+    assert ref("{model: a, override_architecture: X}") == ModelRef("a", architecture="X")
+
+
+@pytest.mark.parametrize("name", ["a+b+c", "a@1@2", "a+", "+b", "a@", "/models/x+y/z@1+2"])
+def test_text_that_cannot_be_split_is_a_name(name: str):
+    assert ModelRef.parse(name, "") == ModelRef(name)
+
+
+def test_a_reference_knows_its_parts():
+    ref = ModelRef("a", "v", "l", "X", "r")
+    assert str(ref) == "a@v+l@r" and ref.adapter == ModelRef("l", "r") and ref.bare == ModelRef("a", "v", None, "X")
+    assert ModelRef("a").adapter is None
 
 
 MODULES = """\
@@ -336,3 +354,15 @@ def test_a_refinement_lies_beside_the_recipe_or_else_in_the_working_folder(
         assert (reading.recipe.refinement, reading.notices) == (found, ())
     file.write_text("merge_method: passthrough\nmodels: [{model: a}]\nparameters: {refinement: fine}\n")
     assert "belongs at the top level" in read_recipe(read_document(file), SCHEMAS).notices[0]
+
+
+def test_a_base_by_itself_is_copied():
+    text = "merge_method: task_arithmetic\nbase_model: b+l\n" + (
+        "slices: [{sources: [{model: b+l, layer_range: [0, 2], parameters: {weight: 1}}]}]\n"
+    )
+    found = reading(text)
+    assert found.recipe.method == "passthrough" and found.recipe.donor == ModelRef("b", lora="l")
+    assert found.notices == ("r.yml:2 base_model: b+l is the only model: nothing is added to it, it is copied",)
+    assert "slerp takes 1 model" in refusal(
+        "merge_method: slerp\nbase_model: b\nmodels: [{model: b}]\nparameters: {t: 0}\n"
+    )
