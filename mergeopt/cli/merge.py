@@ -1,18 +1,25 @@
-"""`mergeopt merge RECIPE OUT`"""
+"""`mergeopt merge RECIPE… OUT`"""
 
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from mergeopt.cli.common import check_out, command, say, warn
-from mergeopt.errors import InputError, placed
+from mergeopt.errors import InputError
 
 
 @command
 def merge(
-    recipe: Path = typer.Argument(help="A mergekit recipe."),
+    recipes: list[Path] = typer.Argument(
+        metavar="RECIPE...", help="A mergekit recipe; the stages of a chain as documents of one file, or as files."
+    ),
     out: Path = typer.Argument(help="Folder for the merged model."),
+    intermediate: Path | None = typer.Option(
+        None,
+        "--intermediate-dir",
+        "-I",
+        help="Keep the stages of a chain here; else they lie beside OUT until the end.",
+    ),
     force: bool = typer.Option(False, "--force", help="Write into a folder that is not empty."),
     strict: bool = typer.Option(False, "--strict", help="Keys without effect, NaN and infinity are errors."),
     shard_size: str = typer.Option("5GB", "--max-shard-size", help="Limit per weight file, e.g. 2GB."),
@@ -30,30 +37,32 @@ def merge(
         raise InputError("--random-seed is for merges that match mergekit's", remedy=remedy)
 
     from mergeopt.cli.display import byte_bar
-    from mergeopt.merge.folder import merge_to_folder, prepare
-    from mergeopt.merge.mergekit_mode import MergekitExecution, as_mergekit, lock_entries
-    from mergeopt.merge.sources import open_models
+    from mergeopt.merge.mergekit_mode import Match
+    from mergeopt.merge.stages import merge_stages, prepare_stages
     from mergeopt.methods import SCHEMAS
-    from mergeopt.recipe.document import read_document
-    from mergeopt.recipe.read import read_recipe
+    from mergeopt.recipe.document import read_documents
+    from mergeopt.recipe.stages import read_stages
 
-    reading = read_recipe(read_document(recipe), SCHEMAS)
-    warn(reading.notices, strict=strict)
-    with placed(str(recipe)):
-        prepared = prepare(reading.recipe, open_models(reading.recipe.named, recipe.parent, reading.recipe.base))
-        if match:
-            prepared = as_mergekit(prepared, random_seed)
-    how: dict[str, Any] = {}
-    if match:
-        execution = MergekitExecution(reading.recipe.dtype, random_seed)
-        how = {"execute": execution, "lock_also": lock_entries(random_seed)}
+    stages = read_stages([document for path in recipes for document in read_documents(path)], SCHEMAS)
+    warn(stages.notices, strict=strict)
+    chain = prepare_stages(stages, Match(random_seed) if match else None)
     if not quiet or strict:
-        warn([f"{recipe}: {notice}" for notice in prepared.notices], strict=strict)
-    with byte_bar("merging", prepared.plan.nbytes, quiet=quiet) as progress:
-        merged = merge_to_folder(prepared, out, max_shard_bytes=limit, progress=progress, strict=strict, **how)
-    warn(merged.notices)
+        warn([f"{recipes[-1]}: {notice}" for notice in chain.notices], strict=strict)
+    with byte_bar("merging", chain.nbytes, quiet=quiet) as progress:
+        notices = merge_stages(
+            chain,
+            out,
+            folder=intermediate or out.with_name(f"{out.name}.stages"),
+            keep=intermediate is not None,
+            max_shard_bytes=limit,
+            progress=progress,
+            reused=None if quiet else lambda name: warn([f"the stage {name!r} stands already and is used again"]),
+            strict=strict,
+        )
+    warn(notices)
     if not quiet:
-        say(f"{len(prepared.plan.jobs)} tensors by {prepared.recipe.method} -> {out}")
+        made = f"{len(chain.stages)} stages, " if len(chain.stages) > 1 else ""
+        say(f"{made}{len(chain.final.plan.jobs)} tensors by {chain.final.recipe.method} -> {out}")
 
 
 def _bytes(text: str) -> int:

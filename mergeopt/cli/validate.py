@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from mergeopt.cli.common import command, fail, say, warn
-from mergeopt.errors import InputError, placed
+from mergeopt.errors import InputError
 from mergeopt.files import find_file
 
 
@@ -42,38 +42,45 @@ def validate(
 
 def check(path: Path, models: bool) -> tuple[list[str], str]:
     """Notices, and in a few words what the file is."""
-    from mergeopt.recipe.document import read_document
+    from mergeopt.recipe.document import read_documents
     from mergeopt.space.genome import is_genome
 
-    document = read_document(path)
-    data = document.data
-    if isinstance(data, dict) and ("recipe" in data or is_genome(document)):
+    documents = read_documents(path)
+    data = documents[0].data
+    if isinstance(data, dict) and ("recipe" in data or is_genome(documents[0])):
         return _check_search(path, models)
     from mergeopt.methods import SCHEMAS
-    from mergeopt.recipe.read import read_recipe
+    from mergeopt.recipe.stages import read_stages
 
-    reading = read_recipe(document, SCHEMAS)
-    notices, recipe = list(reading.notices), reading.recipe
-    what = f"a {recipe.method} recipe over {len(recipe.models)} models"
+    stages = read_stages(documents, SCHEMAS)
+    what = f"a {stages.final.recipe.method} recipe over {len(stages.models)} models"
+    if stages.earlier:
+        methods = " -> ".join(f"{stage.name or 'output'} ({stage.recipe.method})" for stage in stages.stages)
+        what = f"a chain of {len(stages.stages)} stages over {len(stages.models)} models: {methods}"
+    notices = list(stages.notices)
     if models:
-        from mergeopt.merge.folder import prepare
-        from mergeopt.merge.sources import open_models
+        from mergeopt.merge.stages import prepare_stages
 
-        with placed(str(path)):
-            prepared = prepare(recipe, open_models(recipe.named, path.parent, recipe.base))
-        notices += prepared.notices
-        what += f", {len(prepared.plan.jobs)} tensors"
+        chain = prepare_stages(stages)
+        notices += chain.notices
+        what += f", {len(chain.final.plan.jobs)} tensors"
     return notices, what
 
 
 def _check_search(path: Path, models: bool) -> tuple[list[str], str]:
+    from mergeopt.methods import SCHEMAS
     from mergeopt.recipe.document import read_document
+    from mergeopt.space.genome import is_genome
+    from mergeopt.space.space import check_space
     from mergeopt.study.job import layers_near, prepare_search
     from mergeopt.study.searchfile import read_search_file
 
-    file = read_search_file(read_document(path), layers_of=layers_near(path.parent))
+    document = read_document(path)
+    what = "mergekit-evolve genome" if is_genome(document) else "search file"
     if not models:
-        return list(file.notices), f"a search file with {len(file.objective)} evals (--models checks the holes too)"
-    job = prepare_search(file, path.parent)
+        file = read_search_file(document, layers_of=lambda _: None)
+        notices = dict.fromkeys([*file.notices, *check_space(file.recipe, schemas=SCHEMAS)])
+        return list(notices), f"a {what} with {len(file.objective)} evals (--models checks the tensors too)"
+    job = prepare_search(read_search_file(document, layers_of=layers_near(path.parent)), path.parent)
     holes = max(len(branch.dimensions) for branch in job.space.branches)
     return list(job.notices), f"a search of {holes} numbers in {len(job.space.branches)} branches"

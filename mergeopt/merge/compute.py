@@ -49,7 +49,7 @@ def compute(
         InputError: a tensor that cannot be merged (integers) differs between the sources, or one whose singular
             components are refined is not finite.
     """
-    if job.verbatim:
+    if job.verbatim or not job.inputs:
         yield from _verbatim(job, source)
         return
     arguments = method.arguments(job.coefficients)
@@ -75,7 +75,7 @@ def whole(job: Job, method: Method, source: TensorSource, seed: int, memo: dict[
 
     `memo` is kept by the caller as long as the job's inputs are the same tensors.
     """
-    if job.verbatim or method.measure is None:
+    if job.verbatim or not job.inputs or method.measure is None:
         return None
     arguments = method.arguments(job.coefficients)
     chunks = replace(chunks_of(job, source, method.multiple(job.shape)), memo=memo)

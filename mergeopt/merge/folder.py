@@ -112,6 +112,7 @@ def merge_to_folder(
     max_shard_bytes: int = 5_000_000_000,
     progress: Progress | None = None,
     lock_also: Mapping[str, Any] | None = None,
+    text: str | None = None,
     strict: bool = False,
     execute: Execute = stream,
 ) -> Merged:
@@ -124,6 +125,7 @@ def merge_to_folder(
         max_shard_bytes: Limit per weight file.
         progress: Told of bytes as they are written.
         lock_also: Further entries of the lock file.
+        text: What to write as the recipe: by default the prepared one alone.
         strict: Publish nothing where a tensor came out with NaN or infinity.
         execute: What computes the plan into the writer.
 
@@ -154,7 +156,7 @@ def merge_to_folder(
             hashes.cancel()
         remove_side_files(out)
         hashed = write_side_files(prepared, out)
-        found = lock(prepared, inputs, digests, hashed, _write_recipe(prepared, out))
+        found = lock(prepared, inputs, digests, hashed, _write_recipe(prepared, out, text))
         found.write(out, lock_also or {})
         write_config(out, prepared.config)
         return Merged(found, notices)
@@ -247,13 +249,13 @@ def _bytes_beside(prepared: Prepared) -> int:
     return sum(size + _BLOCK for size in (*sizes, lock_file, refined, *[0] * 3))
 
 
-def _write_recipe(prepared: Prepared, out: Path) -> str:
-    """Writes the recipe, for us and for mergekit, and its refinement; returns its text."""
+def _write_recipe(prepared: Prepared, out: Path, text: str | None) -> str:
+    """Writes the recipe (or `text`), for us and for mergekit, and its refinement; returns its text."""
     recipe = prepared.recipe
     if prepared.refinement is not None:
         prepared.refinement.write(out / SIDECAR)
         recipe = replace(recipe, refinement=SIDECAR)
-    text = to_yaml(recipe_data(recipe))
+    text = text or to_yaml(recipe_data(recipe))
     write_text(out / "recipe.yaml", text)
     if prepared.refinement is None:
         write_text(out / "mergekit_config.yml", text)

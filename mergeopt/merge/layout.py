@@ -5,79 +5,17 @@ tensor of every source is merged, copied or left out by name: nothing vanishes i
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from mergeopt.errors import InputError
+from mergeopt.merge.modules import lay_out_modules
 from mergeopt.merge.names import is_buffer, is_embedding, is_head
+from mergeopt.merge.slots import FLOATS, Facts, Input, Lack, Layout, LeftOut, Slot
 from mergeopt.recipe.recipe import ModelRef, Recipe, Slice, Source
 from mergeopt.recipe.schema import MethodSchema
 from mergeopt.recipe.settings import depth_of
-from mergeopt.recipe.shape import Shape, TensorInfo
+from mergeopt.recipe.shape import TensorInfo
 
-FLOATS = ("float64", "float32", "float16", "bfloat16")
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A tensor that is read: which model's, under which name."""
-
-    model: ModelRef
-    tensor: str
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One output tensor and what goes into it.
-
-    `part` indexes the recipe's slices and `depth` is the depth inside it; `sources` are (index in the slice, input).
-    `copied`: only one model has it, so that there is nothing to merge.
-    """
-
-    tensor: str
-    shape: tuple[int, ...]
-    dtype: str
-    part: int
-    depth: float
-    layer: int | None
-    sources: tuple[tuple[int, Input], ...]
-    base: Input | None
-    copied: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A source's tensor that goes nowhere, and why."""
-
-    input: Input
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Lack:
-    """An output tensor that a source does not have, and what becomes of it."""
-
-    input: Input
-    so: str
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Every output tensor with its inputs; no numbers yet."""
-
-    slots: tuple[Slot, ...]
-    left_out: tuple[LeftOut, ...]
-    picked: tuple[int, ...] | None  # where slices assemble the stack: the first source's layer behind each layer
-    untied: bool = False  # a head is written although the donor's config ties it to the embeddings
-    lacking: tuple[Lack, ...] = ()
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What planning knows of one model: its shape, whether its embeddings are its head, and how it is quantised."""
-
-    shape: Shape
-    tied: bool
-    quantised: str = ""  # "gptq", "fp8", …; "" for plain weights
+__all__ = ["FLOATS", "Facts", "Input", "Lack", "Layout", "LeftOut", "Slot", "lay_out"]
 
 
 def lay_out(recipe: Recipe, models: Mapping[ModelRef, Facts], schema: MethodSchema) -> Layout:
@@ -91,6 +29,8 @@ def lay_out(recipe: Recipe, models: Mapping[ModelRef, Facts], schema: MethodSche
     Raises:
         InputError: different numbers of layers, shapes or tensors; a layer range beyond a model; quantised weights.
     """
+    if recipe.modules:
+        return lay_out_modules(recipe, models, lambda part, facts: _LayOut(part, facts, schema).run())
     return _LayOut(recipe, models, schema).run()
 
 
@@ -166,13 +106,11 @@ class _LayOut:
 
     def _all_sources(self, part: Slice) -> tuple[Source, ...]:
         """The slice's sources, and the base where `models:` leaves it unlisted."""
-        if self._unlisted_base(part):
-            assert self.recipe.base is not None
-            return (*part.sources, Source(self.recipe.base))
-        return part.sources
+        base = self.recipe.base_of(part)
+        return (*part.sources, Source(base)) if base is not None and self._unlisted_base(part) else part.sources
 
     def _unlisted_base(self, part: Slice) -> bool:
-        base = self.recipe.base
+        base = self.recipe.base_of(part)
         return self.schema.takes_base and base is not None and all(s.model != base for s in part.sources)
 
     def _outer(self, first: Slice, last: Slice) -> Iterator[tuple[str, TensorInfo]]:
@@ -237,7 +175,8 @@ class _LayOut:
         if not found:
             return  # the slice that gives it has none; whoever has it sees it left out
         self._same_shape(output, found)
-        base = next((item for _, item, _ in found if self.schema.takes_base and item.model == self.recipe.base), None)
+        wanted = self.recipe.base_of(part) if self.schema.takes_base else None
+        base = next((item for _, item, _ in found if item.model == wanted), None)
         others = tuple((i, item) for i, item, _ in found if item != base)
         copied = bool(lacking) and self._is_copied(output, others, base)
         if copied and base is not None:

@@ -7,7 +7,7 @@ Threads are as torch has them: sums over whole tensors depend on their number, i
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -70,6 +70,26 @@ def lock_entries(seed: int | None) -> dict[str, Any]:
     """What the lock file says of such a merge."""
     match = {"mergekit": DIALECT, "random_seed": seed, "threads": torch.get_num_threads()}
     return {"match": match, "portability": "exact"}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """How to merge as mergekit does: `seed` is its `--random-seed`."""
+
+    seed: int | None
+
+    def prepared(self, prepared: Prepared) -> Prepared:
+        """The plan that mergekit's model has."""
+        return as_mergekit(prepared, self.seed)
+
+    def execution(self, prepared: Prepared) -> "MergekitExecution":
+        """What computes it."""
+        return MergekitExecution(prepared.recipe.dtype, self.seed)
+
+    @property
+    def lock_entries(self) -> dict[str, Any]:
+        """What the lock file says of it."""
+        return lock_entries(self.seed)
 
 
 class MergekitExecution:

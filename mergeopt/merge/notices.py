@@ -13,6 +13,7 @@ def layout_notices(layout: Layout, recipe: Recipe, models: Mapping[ModelRef, Fac
     """One line per reason and model."""
     lines = _grouped("left out of", ((item.input, item.why) for item in layout.left_out))
     lines += _grouped("lacking in", ((item.input, item.so) for item in layout.lacking))
+    lines += _grouped("copied from", ((item, "of a module that the recipe does not name") for item in layout.unnamed))
     lines += _narrowed(layout, recipe, models)
     if layout.untied:
         lines.append(f"the head is written: the output's config unties it from the embeddings of {recipe.donor}")

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from mergeopt.errors import InputError
+from mergeopt.recipe.damage import LOOKALIKES, damage
 
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 40
@@ -66,7 +67,16 @@ def read_document(path: Path) -> Document:
     """The single YAML document in `path`.
 
     Raises:
-        InputError: unreadable file, not UTF-8, not YAML, several documents, or beyond the limits.
+        InputError: as `read_documents`; several documents.
+    """
+    return _only(read_documents(path))
+
+
+def read_documents(path: Path) -> tuple[Document, ...]:
+    """Every YAML document in `path`: one for a recipe, several (``---`` between them) for the stages of a chain.
+
+    Raises:
+        InputError: unreadable file, not UTF-8, not YAML, no document, or beyond the limits.
     """
     try:
         size = path.stat().st_size
@@ -85,46 +95,59 @@ def read_document(path: Path) -> Document:
         raise InputError("is not UTF-8 text", where=str(path)) from None
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from None
-    return parse_document(text, str(path))
+    return parse_documents(text, str(path))
 
 
 def parse_document(text: str, source: str) -> Document:
     """As `read_document`, from text; `source` is the name that errors will use."""
+    return _only(parse_documents(text, source))
+
+
+def parse_documents(text: str, source: str) -> tuple[Document, ...]:
+    """As `read_documents`, from text. The limits are those of the whole text."""
     try:
         roots = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
+        row = mark.line + 1 if mark else None
         problem = f"not YAML: {error.problem or error.context or 'syntax error'}"
         if mark and "\t" in (text.splitlines() or [""])[min(mark.line, len(text.splitlines()) - 1)]:
             problem += " (the line holds a tab; YAML indents with spaces)"
-        raise InputError(problem, where=f"{source}{line}", remedy="mend this line or the one above it") from None
+        remedy = damage(text, row) or "mend this line or the one above it"
+        raise InputError(problem, where=f"{source}:{row}" if row else source, remedy=remedy) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last: a character beyond any
-        raise InputError(f"not YAML: {str(error).splitlines()[0]}", where=source) from None
+        raise InputError(f"not YAML: {str(error).splitlines()[0]}", where=source, remedy=damage(text, None)) from None
     except RecursionError:
         raise InputError("nested too deeply", where=source, remedy=f"at most {MAX_DEPTH} levels") from None
     roots = [root for root in roots if root is not None and root.tag != "tag:yaml.org,2002:null"]
     if not roots:
         raise InputError("is empty", where=source, remedy="a recipe starts with merge_method: and models:")
-    if len(roots) > 1:
+    documents, count = [], 0
+    for root in roots:
+        builder = _Builder(source, count)
+        data = builder.build(root, (), 0)
+        documents.append(Document(data, source, builder.lines, tuple(builder.notices), text))
+        count = builder.count
+    return tuple(documents)
+
+
+def _only(documents: tuple[Document, ...]) -> Document:
+    if len(documents) > 1:
         raise InputError(
-            f"holds {len(roots)} documents, the second from here on",
-            where=f"{source}:{roots[1].start_mark.line + 1}",
-            remedy="split them into one file each and merge them in order",
+            f"holds {len(documents)} documents, the second from here on",
+            where=documents[1].where(),
+            remedy="one is wanted here; `mergeopt merge` takes several as the stages of a chain",
         )
-    builder = _Builder(source)
-    data = builder.build(roots[0], (), 0)
-    return Document(data, source, builder.lines, tuple(builder.notices), text)
+    return documents[0]
 
 
 class _Builder:
     """Turns composed nodes into plain data, counting as it goes."""
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    def __init__(self, source: str, count: int) -> None:
+        self.source, self.count = source, count
         self.lines: dict[Route, int] = {}
         self.notices: list[str] = []
-        self.count = 0
         self.scalars = yaml.SafeLoader("")
 
     def build(self, node: yaml.Node, route: Route, depth: int) -> Any:
@@ -164,6 +187,9 @@ class _Builder:
                 )
             key = _whole_text(key_node.value, f"{self.source}:{line} {spell(route)}")
             here = (*route, key)
+            if odd := next((name for character, name in LOOKALIKES.items() if character in key), None):
+                where = f"{self.source}:{line}"
+                raise InputError(f"the key {key.strip()!r} holds {odd}", where=where, remedy="type the line anew")
             if key_node.tag == "tag:yaml.org,2002:merge":
                 given = self.build(value_node, here, depth + 1)
                 for defaults in given if isinstance(given, list) else [given]:
@@ -171,7 +197,9 @@ class _Builder:
                 continue
             if key in own:
                 place = f"{self.source}:{line} {spell(here)}"
-                self.notices.append(f"{place}: given twice (first on line {self.lines[here]}); the last one counts")
+                text = f"{place}: given twice (first on line {self.lines[here]}); the last one counts"
+                two = "; two recipes need a line --- between them" if here == ("merge_method",) else ""
+                self.notices.append(text + two)
             self.lines[here] = line
             own[key] = self.build(value_node, here, depth + 1)
         return {**merged, **own}

@@ -13,11 +13,20 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mergeopt.errors import InputError, did_you_mean
+from mergeopt.recipe.damage import damage
 from mergeopt.recipe.document import Document, Route
+from mergeopt.recipe.elsewhere import dialect, no_such_method, pattern_like, unread_key, unread_parameter
 from mergeopt.recipe.format import ModelPart, RecipeFile, SlicePart, SourcePart
-from mergeopt.recipe.modules import without_modules
+from mergeopt.recipe.modules import by_module, joined
 from mergeopt.recipe.recipe import DTYPES, ModelRef, Recipe, Slice, Source
-from mergeopt.recipe.rules import check_sources, copied, of_base_alone, with_base_as_source
+from mergeopt.recipe.rules import (
+    check_sources,
+    copied,
+    of_base_alone,
+    spelled_twice,
+    with_base_as_source,
+    with_common_base,
+)
 from mergeopt.recipe.schema import MethodSchema
 from mergeopt.recipe.settings import Setting, parse_setting
 from mergeopt.recipe.tokenizer import said_in_vain, tokenizer_request
@@ -26,16 +35,6 @@ Schemas = Mapping[str, MethodSchema]
 
 # mergekit's other methods: so that della_linear is not taken for a misspelt dare_linear.
 OTHER_METHODS = ("breadcrumbs", "breadcrumbs_ties", "della", "della_linear")
-
-# Dialects of neighbours, recognised by the key that gives them away.
-DIALECTS = {
-    "gate_mode": "a mergekit-moe recipe",
-    "experts": "a mergekit-moe recipe",
-    "genome": "a mergekit-evolve genome",
-    "metric_method": "a mergekit-metrics file",
-    "method": "an mlx-lm recipe",
-    "_target_": "a fusion_bench configuration",
-}
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,19 @@ def read_recipe(document: Document, schemas: Schemas) -> Reading:
     Raises:
         InputError: with file, line and key, for what would make the merge impossible or another one than meant.
     """
-    return _Reader(document, schemas).read()
+    parts = by_module(document)
+    readings = {name: _Reader(part, schemas, name).read() for name, part in parts.items()}
+    first = next(iter(readings.values()))
+    if list(readings) == [""]:
+        return first
+    notices = dict.fromkeys(text for reading in readings.values() for text in reading.notices)
+    recipe = joined({name: reading.recipe for name, reading in readings.items()}, first.recipe)
+    return Reading(recipe, tuple(notices))
 
 
 class _Reader:
-    def __init__(self, document: Document, schemas: Schemas) -> None:
-        self.document, self.schemas = without_modules(document), schemas
+    def __init__(self, document: Document, schemas: Schemas, module: str) -> None:
+        self.document, self.schemas, self.module = document, schemas, module
         self.notices = list(document.notices)
 
     def read(self) -> Reading:
@@ -85,14 +91,16 @@ class _Reader:
             seed=file.seed,
             refinement=self._refinement(file.refinement),
         )
-        if of_base_alone(recipe, schema):
+        recipe = with_common_base(recipe)
+        if not self.module and of_base_alone(recipe, schema):
             self._notice(("base_model",), f"{recipe.base} is the only model: nothing is added to it, it is copied")
             recipe, schema = copied(recipe), self.schemas["passthrough"]
         recipe = with_base_as_source(recipe, schema)
-        check_sources(recipe, schema, self.document.where(("models",) if file.models is not None else ("slices",)))
+        check_sources(recipe, schema, self._place, self.document.where)
         self._name_layer_range_mistakes(recipe)
         for route, text in said_in_vain(file):
             self._notice(route, text)
+        self._name_odd_models(recipe)
         return Reading(recipe, tuple(self.notices))
 
     # structure ---------------------------------------------------------------------------------------------------
@@ -103,13 +111,15 @@ class _Reader:
             raise InputError(
                 f"is a {_kind(data)}, not a recipe",
                 where=self.document.where(),
-                remedy="a recipe is a mapping with merge_method:",
+                remedy=damage(self.document.text, 1) or "a recipe is a mapping with merge_method:",
             )
         if "merge_method" not in data:
             self._refuse_dialects(data)
-            near = get_close_matches("merge_method", data, n=1)
-            remedy = f"did you mean merge_method instead of {near[0]!r}?" if near else "add e.g. merge_method: ties"
-            raise InputError("no merge_method", where=self.document.where(), remedy=remedy)
+            near = _nearest("merge_method", data)
+            remedy = f"did you mean merge_method instead of {near!r}?" if near else "add e.g. merge_method: ties"
+            raise InputError("no merge_method", where=self._at(near) if near else self.document.where(), remedy=remedy)
+        if isinstance(data["merge_method"], str):  # before the rest: a fork's method has keys of its own
+            self._schema(data["merge_method"])
         try:
             file = RecipeFile.model_validate(data)
         except ValidationError as error:
@@ -117,7 +127,11 @@ class _Reader:
         given = [key for key in ("models", "slices") if getattr(file, key)]
         if len(given) != 1:
             problem = f"has both {' and '.join(given)}" if given else "names no models"
-            raise InputError(problem, where=self.document.where(), remedy="give exactly one of models: and slices:")
+            near = None if given else _nearest("models", data) or _nearest("slices", data)
+            remedy = "give exactly one of models: and slices:"
+            if near:
+                remedy = f"{near}: is empty" if near in ("models", "slices") else f"did you mean models: by {near!r}?"
+            raise InputError(problem, where=self._at(near) if near else self.document.where(), remedy=remedy)
         return file
 
     def _explained(self, error: ValidationError) -> InputError:
@@ -138,8 +152,7 @@ class _Reader:
             problem = (
                 f"{first['input']!r} stands where a {'list' if first['type'] == 'list_type' else 'mapping'} belongs"
             )
-            if len(route) == 2 and route[0] == "models":
-                remedy = f"write - model: {first['input']}"
+            remedy = _restated(first["input"], route)
         elif "input" in first:
             problem += f", not {first['input']!r}"
         return InputError(problem, where=self.document.where(known), remedy=remedy)
@@ -154,13 +167,10 @@ class _Reader:
         return data
 
     def _refuse_dialects(self, data: Mapping[str, Any]) -> None:
-        for key, dialect in DIALECTS.items():
-            if key in data:
-                raise InputError(
-                    f"is {dialect} (it has {key!r})",
-                    where=self._at(key),
-                    remedy="a merge recipe says merge_method: and models:",
-                )
+        if found := dialect(data):
+            key, what = found
+            remedy = "a merge recipe says merge_method: and models:"
+            raise InputError(f"is {what} (it has {key!r})", where=self._at(key), remedy=remedy)
 
     def _refinement(self, name: str | None) -> str | None:
         """The file beside the recipe's, else as given, in the working folder."""
@@ -172,12 +182,8 @@ class _Reader:
 
     def _schema(self, name: str) -> MethodSchema:
         if name not in self.schemas:
-            known = ", ".join(sorted(self.schemas))
-            if name in OTHER_METHODS:
-                problem = f"method {name!r} of mergekit is not known here yet"
-                raise InputError(problem, where=self._at("merge_method"), remedy=f"known: {known}")
-            remedy = did_you_mean(name, tuple(self.schemas))
-            raise InputError(f"unknown method {name!r}", where=self._at("merge_method"), remedy=remedy)
+            problem, remedy = no_such_method(name, self.schemas, OTHER_METHODS)
+            raise InputError(problem, where=self._at("merge_method"), remedy=remedy)
         return self.schemas[name]
 
     # sources -----------------------------------------------------------------------------------------------------
@@ -200,22 +206,13 @@ class _Reader:
             here: Route = (*route, "sources", i)
             self._name_unknown_keys(source, here, schema)
             sources.append(self._source(source.model, self._range(source, here), source.parameters, here, schema))
-        return Slice(tuple(sources), self._settings(part.parameters, (*route, "parameters"), schema))
+        base = None
+        if part.base_model is not None:
+            base = ModelRef.parse(part.base_model, self.document.where((*route, "base_model")))
+        return Slice(tuple(sources), self._settings(part.parameters, (*route, "parameters"), schema), base)
 
     def _base(self, file: RecipeFile) -> ModelRef | None:
-        """The base of the recipe; slices may say it instead of the top level, if all say the same."""
-        top = ModelRef.parse(file.base_model, self._at("base_model")) if file.base_model is not None else None
-        bases = {}
-        for i, part in enumerate(file.slices or []):
-            where = self.document.where(("slices", i, "base_model"))
-            bases[top if part.base_model is None else ModelRef.parse(part.base_model, where)] = where
-        if len(bases) > 1 or (top is not None and bases and top not in bases):
-            raise InputError(
-                "slices with a base of their own cannot be merged yet",
-                where=next(reversed(bases.values())),
-                remedy="give one base_model at the top level",
-            )
-        return next(iter(bases), top)
+        return ModelRef.parse(file.base_model, self._at("base_model")) if file.base_model is not None else None
 
     def _source(
         self, model: Any, layers: tuple[int, int] | None, parameters: Any, route: Route, schema: MethodSchema
@@ -226,11 +223,13 @@ class _Reader:
     def _range(self, part: SourcePart, route: Route) -> tuple[int, int]:
         first, last = part.layer_range
         if not 0 <= first < last:
-            raise InputError(
-                f"layer_range [{first}, {last}] holds no layer",
-                where=self.document.where((*route, "layer_range")),
-                remedy="write [first, last) with 0 <= first < last",
-            )
+            remedy = "write [first, last) with 0 <= first < last"
+            if min(first, last) < 0:
+                remedy = (
+                    "layers are not counted from the end: for a whole model use models:, or name its number of layers"
+                )
+            where = self.document.where((*route, "layer_range"))
+            raise InputError(f"layer_range [{first}, {last}] holds no layer", where=where, remedy=remedy)
         return first, last
 
     def _name_layer_range_mistakes(self, recipe: Recipe) -> None:
@@ -256,41 +255,44 @@ class _Reader:
             parameter = schema.parameters.get(key)
             here = (*route, key)
             if parameter is None:
-                self._name_unread(key, here, schema)
+                self._refuse_mapping(key, value, here)
+                if text := unread_parameter(key, schema, self.schemas, RecipeFile.model_fields):
+                    self._notice(here, text)
             elif not parameter.per_source and route[-3:-2] in (("models",), ("sources",)):
                 self._notice(
                     here, f"{schema.name} reads {key!r} for the whole merge, not per model; move it to the top level"
                 )
             elif value is not None:
                 settings[key] = parse_setting(value, parameter.kind, self.document.where(here))
+                self._name_patterns(settings[key], here)
         return settings
 
-    def _name_unread(self, key: str, route: Route, schema: MethodSchema) -> None:
-        elsewhere = sorted(name for name, other in self.schemas.items() if key in other.parameters)
-        if key in RecipeFile.model_fields:
-            self._notice(route, f"{key!r} has no effect under parameters:; it belongs at the top level")
-        elif key in ("int8_mask",):
-            return  # changes only an intermediate type in mergekit: nothing is lost
-        elif elsewhere:
-            self._notice(route, f"{schema.name} does not read {key!r} (it belongs to {', '.join(elsewhere[:4])})")
-        else:
-            hint = did_you_mean(key, tuple(schema.parameters)) or f"{schema.name} reads {', '.join(schema.parameters)}"
-            self._notice(route, f"unknown parameter {key!r} has no effect; {hint}")
+    def _refuse_mapping(self, key: str, value: Any, route: Route) -> None:
+        """A mapping that is no setting says something that no version of mergekit has ever read."""
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict) and "value" not in item:
+                problem = f"{key!r} is no parameter, and {item!r} is no setting"
+                raise InputError(problem, where=self.document.where(route), remedy="remove it, or write {value: ...}")
+
+    def _name_patterns(self, setting: Setting, route: Route) -> None:
+        for entry in setting:
+            if entry.filter is not None and pattern_like(entry.filter):
+                text = f"filter {entry.filter!r} is searched for as it stands; it is no range and no pattern"
+                self._notice(route, text)
 
     def _name_unknown_keys(self, part: BaseModel, route: Route, schema: MethodSchema) -> None:
         known = set(type(part).model_fields)
         for key in part.model_extra or {}:
-            here = (*route, key)
-            if key in schema.parameters or key == "int8_mask":
-                self._notice(here, f"{key!r} has no effect here; it belongs under parameters:")
-            elif key == "revision":
-                self._notice(here, "'revision' has no effect here; write model: name@revision")
-            elif key in RecipeFile.model_fields:
-                self._notice(here, f"{key!r} has no effect here; it belongs at the top level")
-            elif key in ("pad_to_multiple_of", "tokens"):
-                self._notice(here, f"{key!r} has no effect here; it belongs under tokenizer:")
-            else:
-                self._notice(here, f"unknown key {key!r} has no effect; {did_you_mean(key, known) or ''}".rstrip("; "))
+            self._notice((*route, key), unread_key(key, known, schema, self.schemas, RecipeFile.model_fields))
+
+    def _name_odd_models(self, recipe: Recipe) -> None:
+        """Models that are not what their author took them for."""
+        for one, other in spelled_twice(recipe):
+            self._notice((), f"{one!r} and {other!r} are two models here; if they are one, spell it in one way")
+
+    @property
+    def _place(self) -> Route:
+        return ("models",) if self.document.data.get("models") else ("slices",)
 
     def _dtype(self, name: str | None, key: str) -> str | None:
         if name is None:
@@ -313,6 +315,27 @@ class _Reader:
 
     def _notice(self, route: Route, text: str) -> None:
         self.notices.append(f"{self.document.where(route)}: {text}")
+
+
+def _nearest(key: str, given: Mapping[str, Any]) -> str | None:
+    """The key of `given` that may mean `key`."""
+    folded = {str(name).lower().strip().replace("-", "_"): name for name in given}
+    near = get_close_matches(key, folded, n=1)
+    return str(folded[near[0]]) if near else None
+
+
+def _restated(given: Any, route: Route) -> str | None:
+    """How to write a value that is of another kind than its key wants."""
+    key = route[-1]
+    if len(route) == 2 and route[0] == "models":
+        return f"write - model: {given}"
+    if isinstance(given, list) and given and all(isinstance(item, dict) for item in given):
+        return f"write the entries of {key}: without their dashes"
+    if key == "tokenizer" and isinstance(given, str):
+        return f"write tokenizer: {{source: {given}}}"
+    if key in ("models", "slices", "sources") and isinstance(given, dict):
+        return f"begin each entry of {key}: with a dash"
+    return None
 
 
 def _kind(data: Any) -> str:

@@ -5,7 +5,7 @@ mergekit's ways to list sources (`models`, `slices`) in one form. Nothing here h
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mergeopt.errors import InputError
@@ -92,7 +92,10 @@ def _named(part: Any, whole: Any, where: str) -> tuple[str, str | None]:
     if not isinstance(revision, str | None):
         raise InputError(f"revision {revision!r} is not text", where=where, remedy="quote it")
     if not isinstance(path, str) or not path.strip():
-        raise InputError(f"{whole!r} is not a model", where=where, remedy="write {model: {path: ..., revision: ...}}")
+        remedy = "write {model: {path: ..., revision: ...}}"
+        if isinstance(whole, dict) and whole and all(value is None for value in whole.values()):
+            remedy = "it is a template that nobody has filled in: write the model's name"
+        raise InputError(f"{whole!r} is not a model", where=where, remedy=remedy)
     return path.strip(), revision
 
 
@@ -107,10 +110,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Some layers of the output, made from the same number of layers of each source."""
+    """Some layers of the output, made from the same number of layers of each source.
+
+    `base` where it is not the recipe's; `module`: the part of the model that they are of, in a recipe by module.
+    """
 
     sources: tuple[Source, ...]
     parameters: Mapping[str, Setting] = field(default_factory=dict)
+    base: ModelRef | None = None
+    module: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +186,23 @@ class Recipe:
 
     @property
     def models(self) -> tuple[ModelRef, ...]:
-        """Every model that is merged, each once: sources in order, then the base."""
+        """Every model that is merged, each once: sources in order, then the bases."""
         found = [source.model for part in self.slices for source in part.sources]
-        return tuple(dict.fromkeys([*found, *([self.base] if self.base else [])]))
+        bases = [self.base, *(part.base for part in self.slices)]
+        return tuple(dict.fromkeys([*found, *(base for base in bases if base is not None)]))
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules that the slices are of, in order; none in a plain recipe."""
+        return tuple(dict.fromkeys(part.module for part in self.slices if part.module))
+
+    def of_module(self, module: str) -> "Recipe":
+        """The plain recipe of one module."""
+        return replace(self, slices=tuple(replace(part, module="") for part in self.slices if part.module == module))
+
+    def base_of(self, part: Slice) -> ModelRef | None:
+        """What deltas are taken from in a slice."""
+        return part.base or self.base
 
     @property
     def named(self) -> tuple[ModelRef, ...]:
@@ -190,4 +212,4 @@ class Recipe:
     @property
     def donor(self) -> ModelRef:
         """Whose config and tokenizer the output carries: the base, else the first model listed."""
-        return self.base or self.slices[0].sources[0].model
+        return self.base_of(self.slices[0]) or self.slices[0].sources[0].model

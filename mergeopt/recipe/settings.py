@@ -111,10 +111,23 @@ def _values(data: Any, kind: str, where: str) -> tuple[Scalar, ...]:
 def _scalar(data: Any, kind: str, where: str) -> Scalar:
     value = _coerced(data, kind)
     if value is None:
-        hint = "remove the stray character" if isinstance(data, str) and any(c in data for c in "`'\"") else None
+        hint = _number_hint(data) if isinstance(data, str) else None
         want = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text"}[kind]
         raise InputError(f"{data!r} is not {want}", where=where, remedy=hint)
     return value
+
+
+def _number_hint(text: str) -> str | None:
+    if any(c in text for c in "`'\""):
+        return "remove the stray character"
+    for character, meant in (
+        (",", "write a decimal point"),
+        ("/", "write the quotient"),
+        ("%", "write a fraction of 1"),
+    ):
+        if character in text and any(c.isdigit() for c in text):
+            return meant
+    return "fill in the template" if "{" in text or text.startswith("$") else None
 
 
 def _coerced(data: Any, kind: str) -> Scalar:

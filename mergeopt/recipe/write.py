@@ -31,13 +31,10 @@ def recipe_data(recipe: Recipe) -> dict[str, Any]:
     data: dict[str, Any] = {"merge_method": recipe.method}
     if recipe.base is not None:
         data["base_model"] = _model(recipe.base)
-    if recipe.whole_models:
-        data["models"] = [_source(source) for source in recipe.slices[0].sources]
+    if recipe.modules:
+        data["modules"] = {name: _module(recipe.of_module(name)) for name in recipe.modules}
     else:
-        data["slices"] = [
-            {"sources": [_source(source) for source in part.sources]} | _parameters(part.parameters)
-            for part in recipe.slices
-        ]
+        data |= _parts(recipe)
     data |= _parameters(recipe.parameters)
     data |= {} if recipe.tokenizer is None else _tokenizer(recipe.tokenizer)
     for key in ("dtype", "out_dtype", "chat_template", "refinement"):
@@ -46,6 +43,25 @@ def recipe_data(recipe: Recipe) -> dict[str, Any]:
     if recipe.seed:
         data["seed"] = recipe.seed
     return data
+
+
+def _parts(recipe: Recipe) -> dict[str, Any]:
+    if recipe.whole_models:
+        return {"models": [_source(source) for source in recipe.slices[0].sources]}
+    slices = [
+        {"sources": [_source(source) for source in part.sources]}
+        | ({"base_model": _model(part.base)} if part.base else {})
+        | _parameters(part.parameters)
+        for part in recipe.slices
+    ]
+    return {"slices": slices}
+
+
+def _module(recipe: Recipe) -> dict[str, Any]:
+    part = recipe.slices[0]
+    if not recipe.whole_models:
+        return _parts(recipe)
+    return _parts(recipe) | ({"base_model": _model(part.base)} if part.base else {}) | _parameters(part.parameters)
 
 
 def _model(ref: ModelRef) -> Any:

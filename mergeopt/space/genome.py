@@ -11,6 +11,8 @@ from typing import Any
 
 from mergeopt.errors import InputError, did_you_mean
 from mergeopt.recipe.document import Document
+from mergeopt.recipe.elsewhere import no_such_method
+from mergeopt.recipe.read import OTHER_METHODS
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.schema import REQUIRED, MethodSchema, ParameterSchema
 from mergeopt.space.hole import number
@@ -51,13 +53,13 @@ def donor_of(document: Document) -> ModelRef:
     return ModelRef.parse(given, document.where(("genome", "models")))
 
 
-def translate_genome(document: Document, *, schemas: Mapping[str, MethodSchema], layers: int) -> Translation:
+def translate_genome(document: Document, *, schemas: Mapping[str, MethodSchema], layers: int | None) -> Translation:
     """A mergekit-evolve file as a recipe with holes and an objective.
 
     Args:
         document: The file, for which `is_genome` holds.
         schemas: Every known method.
-        layers: Layers of `donor_of`.
+        layers: Layers of `donor_of`; None where the model is not at hand and the file is only to be checked.
 
     Raises:
         InputError: no models, an unknown method, no tasks.
@@ -66,16 +68,17 @@ def translate_genome(document: Document, *, schemas: Mapping[str, MethodSchema],
 
 
 class _Translator:
-    def __init__(self, document: Document, schemas: Mapping[str, MethodSchema], layers: int) -> None:
+    def __init__(self, document: Document, schemas: Mapping[str, MethodSchema], layers: int | None) -> None:
         self.document, self.layers = document, layers
         self.genome: dict[str, Any] = document.data["genome"]
         self.notices = list(document.notices)
         method = self.genome.get("merge_method")
         if not isinstance(method, str) or method not in schemas:
-            raise self._error(
-                f"unknown method {method!r}", "merge_method", did_you_mean(str(method), tuple(schemas)) or None
-            )
+            problem, remedy = no_such_method(str(method), schemas, OTHER_METHODS)
+            raise self._error(problem, "merge_method", remedy)
         self.schema = schemas[method]
+        if self.schema.needs_base and self.genome.get("base_model") is None:
+            raise self._error(f"{method} needs base_model", "base_model", "add it to the genome")
 
     def run(self) -> Translation:
         for key in self.document.data:
@@ -153,6 +156,9 @@ class _Translator:
         self._notice(
             route, "embeddings, final norm and head keep the start value; add outer: to the holes to search them"
         )
+        if self.layers is None:
+            self._notice(route, "how many groups the layers make needs the model")
+            return 1
         points = -(-self.layers // int(size))
         if self.layers % int(size):
             self._notice(

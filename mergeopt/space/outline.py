@@ -68,7 +68,11 @@ def outline(recipe: Recipe, schema: MethodSchema, shape_of: ShapeOf) -> Outline:
     counts = tuple(_count(part, shapes, stack) for part in recipe.slices)
     starts = tuple(sum(counts[:i]) for i in range(len(counts)))
     merged = tuple(
-        tuple(i for i, source in enumerate(part.sources) if not (schema.takes_base and source.model == recipe.base))
+        tuple(
+            i
+            for i, source in enumerate(part.sources)
+            if not (schema.takes_base and source.model == recipe.base_of(part))
+        )
         for part in recipe.slices
     )
     places: list[Place] = []

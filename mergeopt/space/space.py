@@ -1,13 +1,14 @@
 """A search file's recipe becomes a space: branches of continuous dimensions, each point of them a plain recipe."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mergeopt.errors import InputError, did_you_mean
 from mergeopt.recipe.document import Document, Route
-from mergeopt.recipe.read import read_recipe
+from mergeopt.recipe.read import Reading, read_recipe
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.schema import MethodSchema
 from mergeopt.space.branch import Branch
@@ -46,30 +47,59 @@ def parse_space(document: Document, *, schemas: Schemas, shape_of: ShapeOf) -> S
     tree = read_tree(document)
     branches, notices = [], []
     for name, branch_tree in branches_of(tree, document):
-        try:
+        with _named(name):
             branch, said = _Branching(name, branch_tree, document, schemas, shape_of).run()
-        except InputError as error:
-            if not name:
-                raise
-            raise InputError(f"{error.problem} (with {name})", where=error.where, remedy=error.remedy) from None
         branches.append(branch)
         notices += said
     return Space(tuple(branches), tuple(dict.fromkeys(notices)))
 
 
+def check_space(document: Document, *, schemas: Schemas) -> tuple[str, ...]:
+    """What can be found in a recipe with holes without its models: the notices of every branch.
+
+    Raises:
+        InputError: a hole against the grammar, a branch that is no valid recipe.
+    """
+    notices: list[str] = []
+    for name, tree in branches_of(read_tree(document), document):
+        with _named(name):
+            branching = _Branching(name, tree, document, schemas, None)
+            notices += [*branching.read().notices, *branching.notices]
+    return tuple(dict.fromkeys(notices))
+
+
+@contextmanager
+def _named(branch: str) -> Iterator[None]:
+    """Mistakes inside are said to be those of a branch."""
+    try:
+        yield
+    except InputError as error:
+        if not branch:
+            raise
+        raise InputError(f"{error.problem} (with {branch})", where=error.where, remedy=error.remedy) from None
+
+
 class _Branching:
     """One tree without choices becomes a branch."""
 
-    def __init__(self, name: str, tree: Any, document: Document, schemas: Schemas, shape_of: ShapeOf) -> None:
+    def __init__(self, name: str, tree: Any, document: Document, schemas: Schemas, shape_of: ShapeOf | None) -> None:
         self.name, self.tree, self.document, self.schemas, self.shape_of = name, tree, document, schemas, shape_of
         self.notices: list[str] = []
 
-    def run(self) -> tuple[Branch, list[str]]:
+    def read(self) -> Reading:
+        """The branch as a recipe, with the lowest number in every hole."""
         method = self.tree.get("merge_method") if isinstance(self.tree, dict) else None
         if isinstance(method, str) and method in self.schemas:
             self._leave_out_unread(self.schemas[method])
         numbers = changed(self.tree, lambda value, _: value.low if isinstance(value, Hole) else value)
-        reading = read_recipe(replace(self.document, data=numbers), self.schemas)
+        return read_recipe(replace(self.document, data=numbers), self.schemas)
+
+    def run(self) -> tuple[Branch, list[str]]:
+        reading = self.read()
+        if reading.recipe.modules:
+            where = self.document.where(("modules",))
+            raise InputError("a recipe by module cannot be searched yet", where=where, remedy="use models: or slices:")
+        assert self.shape_of is not None
         schema = self.schemas[reading.recipe.method]
         out = outline(reading.recipe, schema, self.shape_of)
         meaning = Meaning(Settings(self.tree, reading.recipe, schema, out, self.document), out, schema)

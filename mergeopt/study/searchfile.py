@@ -188,7 +188,7 @@ class SearchFile:
 def read_search_file(
     document: Document,
     *,
-    layers_of: Callable[[ModelRef], int],
+    layers_of: Callable[[ModelRef], int | None],
     overrides: Sequence[str] = (),
     free: Sequence[str] = (),
     evals: Sequence[str] = (),
@@ -197,7 +197,7 @@ def read_search_file(
 
     Args:
         document: The YAML.
-        layers_of: Layers of a model, which a genome counts in.
+        layers_of: Layers of a model, which a genome counts in; None where the model is not to be looked for.
         overrides: ``a.b=c``: sets any key; list positions are numbers.
         free: Parameters of a plain recipe whose numbers become holes.
         evals: The objective of a plain recipe.

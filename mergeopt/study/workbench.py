@@ -178,7 +178,7 @@ def _structure(recipe: Recipe) -> Any:
     """Recipes that are equal in this have one layout."""
     return (
         recipe.method, recipe.base, recipe.dtype, recipe.out_dtype,
-        tuple(tuple((s.model, s.layer_range) for s in part.sources) for part in recipe.slices),
+        tuple((p.module, p.base, tuple((s.model, s.layer_range) for s in p.sources)) for p in recipe.slices),
     )  # fmt: skip
 
 

@@ -160,6 +160,32 @@ def test_validate_says_what_a_file_is(work: Path, tmp_path: Path) -> None:
     assert "unknown key 'foo' has no effect" in refused("validate", "--strict", vain)
 
 
+def test_a_chain_in_one_file_or_in_several(work: Path, tmp_path: Path) -> None:
+    half = recipe(0.5)
+    whole = {
+        "merge_method": "linear",
+        "models": [{"model": "half"}, {"model": "zoo/sort"}],
+        "parameters": {"weight": 1},
+    }
+    one, last = write_yaml(tmp_path / "half.yml", half), write_yaml(tmp_path / "last.yml", whole)
+    both = tmp_path / "both.yml"
+    both.write_text("name: half\n" + one.read_text() + "---\n" + last.read_text())
+    assert call("merge", one, last, tmp_path / "a").stdout == f"2 stages, 21 tensors by linear -> {tmp_path / 'a'}\n"
+    result = call("merge", both, tmp_path / "b", "-I", tmp_path / "stages")
+    assert result.exit_code == 0
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (tmp_path / "stages" / "half" / "config.json").exists() and not (tmp_path / "a.stages").exists()
+    again = call("merge", both, tmp_path / "c", "-I", tmp_path / "stages")
+    assert again.stderr == "note: the stage 'half' stands already and is used again\n"
+    said = call("validate", "--models", both).stdout
+    assert said == f"{both}: a chain of 2 stages over 3 models: half (task_arithmetic) -> output (linear), 21 tensors\n"
+    lines = call("explain", both, "-t", "model.norm").stdout.splitlines()
+    assert [line for line in lines if line.startswith(("stage", "output"))] == ["stage 'half'", "output"]
+    data = json.loads(call("explain", one, last, "--json").stdout)
+    assert (data["method"], data["stages"][0]["name"], len(data["stages"][0]["tensors"])) == ("linear", "half", 21)
+
+
 def test_the_shipped_spaces_are_valid() -> None:
     files = sorted(shipped("search_spaces").glob("*.yml"))
     result = call("validate", *files)

@@ -335,3 +335,15 @@ def test_a_source_is_not_written_over(models: Path):
     with pytest.raises(InputError, match=r"is the folder of 'b'; give another OUT"):
         merge_to_folder(prepared(LINEAR), models / "b")
     assert contents(models / "b") == before
+
+
+def test_with_no_model_beside_it_the_base_is_the_output(models: Path) -> None:
+    text = """\
+    merge_method: ties
+    base_model: a
+    dtype: bfloat16
+    slices: [{sources: [{model: a, layer_range: [0, 2]}]}]
+    """
+    base = read_weights(models / "a")
+    got = merged(text, models / "out")
+    assert all(torch.equal(got[name], t.bfloat16()) for name, t in base.items())

@@ -52,14 +52,14 @@ def test_slices():
         ("merge_method", "merge_methd", ("r.yml:1", "no merge_method", "instead of 'merge_methd'")),
         ("base_model: base\n", "", ("r.yml", "ties needs base_model")),
         ("{weight: 0.5}", "{weight: half}", ("r.yml:7 models[1].parameters.weight", "'half' is not a number")),
-        ("{weight: 0.5}", "{density: 1}", ("r.yml:3 models", "ties needs 'weight' for 'b'", "weight: 0.5")),
+        ("{weight: 0.5}", "{density: 1}", ("r.yml:6 models[1]", "ties needs 'weight' for 'b'", "weight: 0.5")),
         ("model: b", "modle: b", ("r.yml:6", "'model' is missing", "'modle'")),
         ("- model: b\n    parameters: {weight: 0.5}", "- b", ("r.yml:6 models[1]", "write - model: b")),
         ("model: b", "model: a", ("r.yml:3 models", "'a' is listed twice")),
         ("bfloat16", "bf16", ("r.yml:8 dtype", "unknown dtype 'bf16'", "did you mean 'bfloat16'")),
         ("bfloat16", "bfloat", ("r.yml:8 dtype", "did you mean 'bfloat16'")),
         ("bfloat16", "bfloat16`", ("r.yml:8 dtype", "did you mean 'bfloat16'")),
-        ("models:", "modles:", ("r.yml", "names no models", "models: and slices:")),
+        ("models:", "modles:", ("r.yml:3 modles", "names no models", "did you mean models: by 'modles'")),
         ("model: b", "model: {model: b, revison: v}", ("r.yml:6 models[1].model", "'revison' says nothing")),
         (
             "model: b",
@@ -94,7 +94,7 @@ def test_mistakes(old: str, new: str, parts: tuple[str, ...]):
         (
             "[1, 3]}",
             "[1, 3]}, {model: b, layer_range: [1, 3]}",
-            ("r.yml:2 slices", "passthrough takes 1 model, given 2"),
+            ("r.yml:4 slices[1]", "passthrough takes 1 model, given 2"),
         ),
     ],
 )
@@ -259,9 +259,16 @@ def test_a_base_may_stand_in_the_slices():
     """
     found = reading(text)
     assert found.recipe.base == ModelRef("b") and found.notices == ()
+    assert [part.base for part in found.recipe.slices] == [None, None]
     other = text.replace("[1, 2]}]\n        base_model: b", "[1, 2]}]\n        base_model: a")
-    assert refusal(other).startswith("r.yml:7 slices[1].base_model: slices with a base of their own")
-    assert "base of their own" in refusal(text.replace("merge_method", "base_model: a\n    merge_method"))
+    recipe = reading(other).recipe
+    assert (recipe.base, [str(recipe.base_of(part)) for part in recipe.slices]) == (None, ["b", "a"])
+    assert recipe.donor == ModelRef("b")
+    top = reading(other.replace("merge_method", "base_model: a\n    merge_method")).recipe
+    assert (top.base, [part.base for part in top.slices]) == (ModelRef("a"), [ModelRef("b"), None])
+    assert "r.yml:6 slices[1]: slerp finds base_model 'c' in no source" in refusal(
+        other.replace("base_model: a", "base_model: c")
+    )
 
 
 def test_methods_of_mergekit_that_are_missing_are_not_misspelt_ones():
@@ -318,9 +325,10 @@ def test_one_module_is_read_as_if_its_content_stood_at_the_top():
     assert [str(m) for m in recipe.models] == ["a", "b", "base"]
 
 
-def test_modules_keep_their_lines_and_several_are_refused():
+def test_a_module_keeps_its_lines():
     assert refusal(MODULES).startswith("r.yml:9 models[1].parameters.weight")
-    assert "several modules" in refusal(MODULES + "modules: {a: {models: []}, b: {models: []}}\n")
+    empty = "merge_method: linear\nmodules:\n  a: {models: []}\n"
+    assert refusal(empty).startswith("r.yml:3 models: names no models; models: is empty")
     assert "is no module" in refusal(MODULES.split("modules:", maxsplit=1)[0] + "modules: {default: 3}\n")
     assert "stands at the top level too" in refusal(MODULES.replace("half", "1") + "models: [{model: c}]\n")
 

@@ -5,6 +5,7 @@ from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.document import Document
 from mergeopt.recipe.write import to_yaml
 from mergeopt.space.genome import donor_of, is_genome, translate_genome
+from mergeopt.space.space import check_space
 from tests.space.conftest import assert_written_as_meant, document, make_shape, space_of
 
 EVOLVE = """
@@ -102,3 +103,40 @@ def test_evaluation_is_read_as_tasks() -> None:
 def test_values_of_no_sense(change: dict[str, str], words: str) -> None:
     with pytest.raises(InputError, match=words):
         translate_genome(evolve(**change), schemas=SCHEMAS, layers=8)
+
+
+def test_a_genome_is_checked_without_its_models() -> None:
+    translation = translate_genome(evolve(), schemas=SCHEMAS, layers=None)
+    said = [text for text in translation.notices if "needs the model" in text]
+    assert said == ["space.yml:8 genome.layer_granularity: how many groups the layers make needs the model"]
+    assert check_space(document(to_yaml(translation.recipe)), schemas=SCHEMAS) == ()
+
+
+def test_a_genome_of_a_delta_method_needs_its_base() -> None:
+    text = EVOLVE.replace("  base_model: zoo/base\n", "").replace("{smooth}", "true")
+    with pytest.raises(InputError, match=r"genome\.base_model: dare_ties needs base_model"):
+        translate_genome(document(text), schemas=SCHEMAS, layers=12)
+
+
+def test_a_base_may_be_a_mapping() -> None:
+    base = "{model: zoo/base, override_architecture: LlamaForCausalLM}"
+    genome = evolve(**{"base_model: zoo/base": f"base_model: {base}", "[zoo/base, zoo/a, zoo/b]": "[zoo/a, zoo/b]"})
+    assert donor_of(genome).architecture == "LlamaForCausalLM"
+    recipe = translate_genome(genome, schemas=SCHEMAS, layers=12).recipe
+    assert recipe["base_model"] == {"model": "zoo/base", "override_architecture": "LlamaForCausalLM"}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("merge_method: ties\nbase_model: a\nmodels: [{model: b, parameters: {weight: {range: [1, 0]}}}]", "is empty"),
+        (
+            "merge_method: {choice: [ties, tise]}\nbase_model: a\nmodels: [{model: b}]\nparameters: {weight: 1}",
+            "'tise'",
+        ),
+        ("merge_method: ties\nbase_model: a\nmodels: [{model: b}]\nparameters: {t: {range: [0, 1]}}", "needs 'weight'"),
+    ],
+)
+def test_a_space_is_checked_without_its_models(text: str, problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        check_space(document(text), schemas=SCHEMAS)

@@ -1,0 +1,117 @@
+"""A chain is planned as a whole before the first byte, made in order, and made again only where it must be."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import torch
+
+from mergeopt.errors import InputError, MergeoptError
+from mergeopt.merge import stages as module
+from mergeopt.merge.stages import PreparedChain, merge_stages, prepare_stages
+from mergeopt.methods import SCHEMAS
+from mergeopt.recipe.document import parse_documents, read_documents
+from mergeopt.recipe.stages import read_stages
+from tests.conftest import llama_weights, read_weights, write_model
+
+CHAIN = """\
+name: half
+merge_method: linear
+models: [{model: a}, {model: b}]
+parameters: {weight: 0.5}
+---
+name: deep
+merge_method: passthrough
+slices:
+  - sources: [{model: half, layer_range: [0, 2]}]
+  - sources: [{model: a, layer_range: [1, 2]}]
+---
+merge_method: task_arithmetic
+base_model: deep
+models: [{model: other, parameters: {weight: 0.25}}]
+"""
+
+
+def prepared(text: str) -> PreparedChain:
+    return prepare_stages(read_stages(parse_documents(dedent(text), "r.yml"), SCHEMAS))
+
+
+@pytest.fixture
+def work(models: Path) -> Path:
+    """`models` and another of three layers."""
+    write_model(models / "other", llama_weights(3, seed=7))
+    return models
+
+
+def made(chain: PreparedChain, out: Path, *, keep: bool = True) -> list[str]:
+    """Makes the chain; the stages that were used again."""
+    reused: list[str] = []
+    merge_stages(chain, out, folder=out.with_name("stages"), keep=keep, reused=reused.append)
+    return reused
+
+
+def test_a_chain_is_the_merge_of_its_merges(work: Path) -> None:
+    made(prepared(CHAIN), work / "out", keep=False)
+    a, b, other = (read_weights(work / name) for name in ("a", "b", "other"))
+    got = read_weights(work / "out")
+    for layer, (first, second) in enumerate([(a, b), (a, b), (a, a)]):
+        name = "model.layers.{}.mlp.up_proj.weight"
+        deep = 0.5 * (first[name.format(min(layer, 1))] + second[name.format(min(layer, 1))])
+        expected = deep + 0.25 * (other[name.format(layer)] - deep)
+        torch.testing.assert_close(got[name.format(layer)], expected)
+    assert not (work / "stages").exists()
+    assert json.loads((work / "out" / "config.json").read_text())["num_hidden_layers"] == 3
+
+
+def test_the_whole_chain_is_written_down_and_reads_back(work: Path) -> None:
+    made(prepared(CHAIN), work / "out")
+    again = read_stages(read_documents(work / "out" / "recipe.yaml"), SCHEMAS)
+    assert [stage.name for stage in again.stages] == ["half", "deep", ""]
+    assert again.models == read_stages(parse_documents(CHAIN, "r.yml"), SCHEMAS).models
+    lock = json.loads((work / "out" / "recipe.lock.json").read_text())
+    assert set(lock["stages"]) == {"half", "deep"} and set(lock["stages"]["half"]["inputs"]) == {"a", "b"}
+    made(prepare_stages(again), work / "again")
+    assert all(torch.equal(t, read_weights(work / "out")[n]) for n, t in read_weights(work / "again").items())
+
+
+def test_a_stage_that_stands_is_used_again_and_a_changed_one_made_anew_with_what_follows(work: Path) -> None:
+    assert made(prepared(CHAIN), work / "out") == []
+    assert made(prepared(CHAIN), work / "out") == ["half", "deep"]
+    assert made(prepared(CHAIN.replace("{weight: 0.25}", "{weight: 0.5}")), work / "out") == ["half", "deep"]
+    assert made(prepared(CHAIN.replace("[1, 2]", "[0, 1]")), work / "out") == ["half"]
+    assert made(prepared(CHAIN.replace("0.5}", "0.7}")), work / "out") == []
+    (work / "b" / "model.safetensors").touch()
+    assert made(prepared(CHAIN.replace("0.5}", "0.7}")), work / "out") == []
+
+
+def test_after_a_fault_the_chain_goes_on_where_it_stopped(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original: Callable[..., tuple[str, ...]] = module.merge_to_folder
+
+    def failing(prepared: object, out: Path, **options: object) -> tuple[str, ...]:
+        if out.name == "deep":
+            raise MergeoptError("the disk is full")
+        return original(prepared, out, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "merge_to_folder", failing)
+        with pytest.raises(MergeoptError, match="disk is full"):
+            made(prepared(CHAIN), work / "out", keep=False)
+    assert not (work / "out").exists()
+    assert made(prepared(CHAIN), work / "out", keep=False) == ["half"]
+
+
+def test_a_mistake_in_the_last_stage_is_found_before_the_first_is_made(work: Path) -> None:
+    with pytest.raises(InputError, match=r"r\.yml:11: models of different depth.*other has 3, deep has 2 layers"):
+        prepared(CHAIN.replace("  - sources: [{model: a, layer_range: [1, 2]}]\n", ""))
+    assert not (work / "stages").exists()
+
+
+def test_stages_are_called_as_they_like_and_do_not_overwrite_models(work: Path) -> None:
+    text = CHAIN.replace("half", "../my stage")
+    made(prepared(text), work / "out")
+    names = {path.name for path in (work / "stages").iterdir()}
+    assert len(names) == 2 and all("/" not in name and not name.startswith(".") for name in names)
+    with pytest.raises(InputError, match="base: holds a model that is no stage"):
+        merge_stages(prepared(CHAIN.replace("half", "base")), work / "x", folder=work, keep=True)
