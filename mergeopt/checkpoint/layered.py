@@ -15,7 +15,9 @@ from mergeopt.checkpoint.jsonfile import with_special_floats
 from mergeopt.errors import InputError
 
 # Lists that are as long as the model is deep by chance.
-_OTHER_LISTS = re.compile(r"_ids?$|_tokens$|^mtp_|^(architectures|time_step_limit|pos_att_type|out_indices|out_features)$")
+_OTHER_LISTS = re.compile(
+    r"_ids?$|_tokens$|^mtp_|^(architectures|time_step_limit|pos_att_type|out_indices|out_features)$"
+)
 _LAYER_NUMBERS = re.compile(r"(_layers|_layer_ids|_idxs|_indices|_indexes)$")
 
 # Which list says the same as a border or a period, and counts before it.

@@ -86,7 +86,9 @@ class Shape:
 
     @cached_property
     def _tallest(self) -> tuple[TensorInfo, ...]:
-        matrices = [info for info in self.outer if len(info.shape) == 2 and "pos" not in info.name]  # tables of positions
+        matrices = [
+            info for info in self.outer if len(info.shape) == 2 and "pos" not in info.name
+        ]  # tables of positions
         rows = max((info.shape[0] for info in matrices), default=0)
         return tuple(info for info in matrices if info.shape[0] == rows)
 
