@@ -37,7 +37,8 @@ from mergeopt.merge.live import LiveModel, bind, skeleton
 from mergeopt.merge.plan import Job
 from mergeopt.merge.sources import FileSource, ResidentSource, TensorSource, open_models, opened_readers
 from mergeopt.methods import METHODS, SCHEMAS
-from mergeopt.methods.chunks import Chunks, Cutoff
+from mergeopt.methods.chunks import Chunks
+from mergeopt.methods.cutoff import Cutoff
 from mergeopt.methods.draws import Draws
 from mergeopt.methods.steps import deltas
 from mergeopt.recipe.document import parse_document

@@ -133,18 +133,21 @@ def chunks_of(job: Job, source: TensorSource, multiple: int = 1) -> Chunks:
     """The job's inputs in blocks of whole multiples of `multiple` elements, widened."""
     numel, block = _numel(job), whole_multiple(source.block, multiple)
 
-    def wide(item: Input, start: int) -> Tensor:
-        part = source.chunk(item, start, min(start + block, numel))
+    def wide(item: Input, start: int, stop: int) -> Tensor:
+        stored = source.chunk(item, start, stop)
         if job.dtype == "float64":
-            return part.double()
-        return part if part.dtype in (torch.float32, torch.float64) else part.float()
+            return stored.double()
+        return stored if stored.dtype in (torch.float32, torch.float64) else stored.float()
+
+    def part(start: int, stop: int) -> Chunk:
+        base = None if job.base is None else wide(job.base, start, stop)
+        return Chunk(start, [wide(item, start, stop) for item in job.inputs], base)
 
     def read() -> Iterator[Chunk]:
         for start in range(0, numel, block):
-            base = None if job.base is None else wide(job.base, start)
-            yield Chunk(start, [wide(item, start) for item in job.inputs], base)
+            yield part(start, min(start + block, numel))
 
-    return Chunks(numel, read, row_of(job.shape))
+    return Chunks(numel, read, row_of(job.shape), part=part)
 
 
 def _verbatim(job: Job, source: TensorSource) -> Iterator[Tensor]:

@@ -6,7 +6,9 @@ A new method is one file and its name in `METHODS`.
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from mergeopt.methods.breadcrumbs import breadcrumbs, breadcrumbs_ties
 from mergeopt.methods.dare import dare_linear, dare_ties
+from mergeopt.methods.della import della, della_linear
 from mergeopt.methods.linear import linear
 from mergeopt.methods.method import Method, merge_method
 from mergeopt.methods.passthrough import passthrough
@@ -15,9 +17,11 @@ from mergeopt.methods.task_arithmetic import task_arithmetic
 from mergeopt.methods.ties import ties
 from mergeopt.recipe.schema import MethodSchema
 
-METHODS: Mapping[str, Method] = MappingProxyType(
-    {m.name: m for m in (linear, slerp, task_arithmetic, ties, dare_linear, dare_ties, passthrough)}
+_ALL = (
+    *(linear, slerp, passthrough),
+    *(task_arithmetic, ties, dare_linear, dare_ties, della, della_linear, breadcrumbs, breadcrumbs_ties),
 )
+METHODS: Mapping[str, Method] = MappingProxyType({m.name: m for m in _ALL})
 SCHEMAS: Mapping[str, MethodSchema] = MappingProxyType({name: m.schema for name, m in METHODS.items()})
 
 __all__ = ["METHODS", "SCHEMAS", "Method", "merge_method"]

@@ -23,9 +23,9 @@ from mergeopt.recipe.settings import Setting, parse_setting
 
 Schemas = Mapping[str, MethodSchema]
 
-# mergekit's other methods: so that della_linear is not taken for a misspelt dare_linear.
+# mergekit's other methods: so that multislerp is not taken for a misspelt nuslerp.
 OTHER_METHODS = (
-    *("arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "della", "della_linear", "karcher", "model_stock"),
+    *("arcee_fusion", "karcher", "model_stock"),
     *("multislerp", "nearswap", "nuslerp", "ram", "ramplus_tl", "sce"),
 )
 

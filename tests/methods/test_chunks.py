@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mergeopt.methods import chunks as module
-from mergeopt.methods.chunks import CHUNK, Chunks, cutoffs, total
+from mergeopt.methods import cutoff as module
+from mergeopt.methods.chunks import CHUNK, Chunks, total
+from mergeopt.methods.cutoff import cutoffs
 
 
 def by_sorting(delta: Tensor, k: int) -> Tensor:
