@@ -32,6 +32,8 @@ RECIPES = {
     "ties": "merge_method: ties\nbase_model: {base}\nmodels:{others}\nparameters: {{weight: 0.5, density: 0.5}}\n",
     "dare_ties": "merge_method: dare_ties\nbase_model: {base}\nmodels:{others}\n"
     "parameters: {{weight: 0.5, density: 0.5}}\n",
+    "della": "merge_method: della\nbase_model: {base}\nmodels:{others}\n"
+    "parameters: {{weight: 0.5, density: 0.5, epsilon: 0.1}}\n",
 }
 
 

@@ -18,8 +18,8 @@ from mergeopt.methods.chunks import Chunk, Chunks, source_deltas
 from mergeopt.methods.kernels import at_least
 
 _SMALL = 1 << 17  # below it, sorting the whole tensor costs less than passing over it twice
-_PIECE = 1 << 11  # elements of the sample that are read at once
-_PIECES = (16, 2048)  # fewest and most
+_PIECE = 1 << 13  # elements of the sample that are read at once
+_PIECES = (8, 512)  # fewest and most
 _SPREAD = 8  # half the width of the range, in standard errors of a sample's quantile were its elements independent
 _INSIDE = 1 << 23  # elements kept inside all the ranges of one tensor
 
@@ -68,7 +68,7 @@ class _Search:
 
 @dataclass(slots=True)
 class _Range:
-    """Bits [low, low + width) that should hold the k-th largest, and what a pass found: elements inside, with places."""
+    """Bits [low, low + width) that should hold the k-th largest; what a pass found: elements inside, and their places."""
 
     search: _Search
     low: np.uint32
@@ -169,7 +169,7 @@ def _ranges(chunks: Chunks, searches: Sequence[_Search], streams: Streams) -> li
     """Around the sample's quantiles; none where the tensor cannot be sampled."""
     if chunks.part is None or not searches:
         return []
-    count = min(max(chunks.numel >> 16, _PIECES[0]), _PIECES[1])
+    count = min(max(chunks.numel >> 18, _PIECES[0]), _PIECES[1])
     parts: dict[int, list[Tensor]] = {search.stream: [] for search in searches}
     for piece in range(count):
         start = piece * (chunks.numel - _PIECE) // (count - 1)
@@ -209,7 +209,7 @@ def _by_histogram(chunks: Chunks, searches: Sequence[_Search], streams: Streams)
     for chunk in chunks:
         found = streams(chunk)
         for search, counts in zip(searches, upper, strict=True):
-            counts += torch.bincount(_bits(found[search.stream]) >> 16, minlength=1 << 16).cpu()
+            counts.add_(torch.bincount(_bits(found[search.stream]) >> 16, minlength=1 << 16).cpu())
     bins = [_kth(counts, search.k) for search, counts in zip(searches, upper, strict=True)]
     lower = [torch.zeros(1 << 16, dtype=torch.int64) for _ in searches]
     for chunk in chunks:
@@ -217,7 +217,7 @@ def _by_histogram(chunks: Chunks, searches: Sequence[_Search], streams: Streams)
         for search, (place, _), counts in zip(searches, bins, lower, strict=True):
             bits = _bits(found[search.stream])
             inside = bits[(bits >> 16) == place] & 0xFFFF
-            counts += torch.bincount(inside, minlength=1 << 16).cpu()
+            counts.add_(torch.bincount(inside, minlength=1 << 16).cpu())
     for search, (place, left), counts in zip(searches, bins, lower, strict=True):
         low, equal = _kth(counts, left)
         value, last = place << 16 | low, chunks.numel - 1

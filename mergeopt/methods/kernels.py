@@ -31,11 +31,22 @@ def sorted_rows(keys: Tensor) -> Tensor:
     return torch.from_numpy(np.sort(keys.numpy(), axis=1))
 
 
-def packed(mask: Tensor) -> Tensor:
-    """A mask [b] in an eighth of its memory: uint8 [⌈b / 8⌉], on the CPU."""
-    return torch.from_numpy(np.packbits(mask.cpu().numpy()))
+class PackedMask:
+    """A mask of `numel` elements in an eighth of their number of bytes, on the CPU."""
 
+    def __init__(self, numel: int) -> None:
+        self._bytes = np.zeros(-(-numel // 8), dtype=np.uint8)
 
-def unpacked(bits: Tensor, length: int) -> Tensor:
-    """The mask [length] that was packed."""
-    return torch.from_numpy(np.unpackbits(bits.numpy(), count=length)).view(torch.bool)
+    def put(self, start: int, mask: Tensor) -> None:
+        """Sets the elements from `start` on, which must be unset yet."""
+        bits = mask.cpu().numpy()
+        if start % 8:
+            bits = np.concatenate([np.zeros(start % 8, dtype=np.bool_), bits])
+        found = np.packbits(bits)
+        self._bytes[start // 8 : start // 8 + len(found)] |= found
+
+    def get(self, start: int, length: int) -> Tensor:
+        """Elements [start, start + length)."""
+        first = start % 8
+        bits = np.unpackbits(self._bytes[start // 8 : -(-(start + length) // 8)], count=first + length)
+        return torch.from_numpy(bits[first:]).view(torch.bool)

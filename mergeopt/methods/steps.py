@@ -34,7 +34,9 @@ def keep(tensor: Tensor, mask: Tensor) -> Tensor:
     return tensor * mask.view(torch.uint8).to(tensor.dtype)
 
 
-def task_sum(kept: Sequence[Tensor], weight: Tensor, factors: Tensor, normalize: bool, lambda_: Tensor) -> Tensor:
+def task_sum(
+    kept: Sequence[Tensor], weight: Tensor, factors: Tensor, normalize: bool, lambda_: Tensor | float
+) -> Tensor:
     """λ Σ w_i f_i δ_i, divided by Σ w_i where `normalize` (and |Σ w_i| ≥ 1e-8).
 
     Args:
@@ -50,7 +52,9 @@ def task_sum(kept: Sequence[Tensor], weight: Tensor, factors: Tensor, normalize:
     return weighted_sum(kept, scale * factors.to(scale))
 
 
-def elected_mean(kept: Sequence[Tensor], weight: Tensor, factors: Tensor, normalize: bool, lambda_: Tensor) -> Tensor:
+def elected_mean(
+    kept: Sequence[Tensor], weight: Tensor, factors: Tensor, normalize: bool, lambda_: Tensor | float
+) -> Tensor:
     """λ Σ w_i f_i δ_i over what agrees in sign with Σ of all, divided by Σ of their w_i where `normalize`.
 
     Arguments as for `task_sum`.
@@ -76,7 +80,17 @@ def elected_sum(weighted: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Ten
     """
     elected = _elected(weighted)
     along = [_along(x, elected) for x in weighted]
-    return sum(along[1:], along[0]) * elected, weighted_sum([x.detach().sign() for x in along], weight)
+    return sum(along[1:], along[0]) * elected, _summed_weights([x.detach().sign() for x in along], weight)
+
+
+def _summed_weights(agreeing: Sequence[Tensor], weight: Tensor) -> Tensor:
+    """Σ w_i over the agreeing i, whose masks are 0 or 1."""
+    if weight.requires_grad:
+        return weighted_sum(agreeing, weight)
+    result = agreeing[0] * weight[0]
+    for mask, w in zip(agreeing[1:], weight.tolist()[1:], strict=True):
+        result.add_(mask, alpha=w)  # the product is exact: no matter whether it is fused with the sum
+    return result
 
 
 def _elected(weighted: Sequence[Tensor]) -> Tensor:

@@ -12,10 +12,12 @@ from tests.merge.conftest import facts_of, plan_of
 
 della, della_linear = METHODS["della"], METHODS["della_linear"]
 ROWS, ROW = 4000, 40
+DRAWS = Draws(1, "w")
 
 
-def masks(delta: Tensor, density: float, epsilon: float, draws: Draws = Draws(1, "w")) -> Tensor:
-    return _mask(delta.reshape(-1), delta.shape[-1], 0, 0, density, epsilon, draws).view(delta.shape)
+def masks(delta: Tensor, density: float, epsilon: float, draws: Draws = DRAWS) -> Tensor:
+    flat = delta.reshape(-1)
+    return _mask(flat, delta.shape[-1], draws.bits(0, 0, flat), density, epsilon).view(delta.shape)
 
 
 def ranks(delta: Tensor) -> Tensor:
@@ -35,7 +37,7 @@ def test_the_mask_is_the_definitions(density: float, epsilon: float, dtype: torc
     """In bfloat16 many magnitudes are equal."""
     delta = torch.randn(ROWS, ROW, generator=torch.Generator().manual_seed(0)).to(dtype).float()
     delta[7] = 0
-    found, exact = masks(delta, density, epsilon), by_definition(delta, density, epsilon, Draws(1, "w"))
+    found, exact = masks(delta, density, epsilon), by_definition(delta, density, epsilon, DRAWS)
     assert int((found != exact).sum()) <= 2  # a draw within 2⁻²³ of its probability
 
 

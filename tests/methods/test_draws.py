@@ -79,7 +79,7 @@ def test_every_device_has_the_same_bits():
 
 
 def test_streams_are_independent():
-    """Pairs of 60 streams: of 1,770 agreements the largest is no further off than chance has it, and their spread is."""
+    """Pairs of 60 streams: of 1,770 agreements the largest and their spread are what chance has."""
     signs = torch.stack([Draws(s, "w").bits(o, first << 16, LIKE[:65536]).sign().double()
                          for s in range(4) for o in range(5) for first in range(3)])  # fmt: skip
     scores = (signs @ signs.T / 256)[tuple(torch.triu_indices(60, 60, 1))]
