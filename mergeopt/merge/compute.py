@@ -117,7 +117,10 @@ def factors(job: Job, index: int, source: TensorSource, memo: dict[str, Any]) ->
 
 @contextmanager
 def one_thread_each() -> Iterator[int]:
-    """Turns torch's own threads off, and gives how many there were."""
+    """Turns torch's own threads off, and gives how many there were.
+
+    A chunk is too small to share out: on busy cores, meeting after every pass over it costs many times the pass.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

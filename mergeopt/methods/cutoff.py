@@ -68,7 +68,7 @@ class _Search:
 
 @dataclass(slots=True)
 class _Range:
-    """Bits [low, low + width) that should hold the k-th largest; what a pass found: elements inside, and their places."""
+    """Bits [low, low + width) that should hold the k-th largest; what a pass found inside: elements and places."""
 
     search: _Search
     low: np.uint32

@@ -241,8 +241,8 @@ def test_a_base_may_stand_in_the_slices():
 
 
 def test_methods_of_mergekit_that_are_missing_are_not_misspelt_ones():
-    line = refusal(TIES.replace("ties", "della_linear"))
-    assert "'della_linear' of mergekit is not known here yet; known: dare_linear" in line
+    line = refusal(TIES.replace("ties", "multislerp"))
+    assert "'multislerp' of mergekit is not known here yet; known: breadcrumbs" in line
 
 
 def test_model_references():
