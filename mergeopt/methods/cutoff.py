@@ -146,7 +146,7 @@ def _by_sorting(chunks: Chunks, searches: Sequence[_Search], streams: Streams, n
 
 
 def _by_sample(chunks: Chunks, searches: Sequence[_Search], streams: Streams) -> None:
-    """Finds what it can in one pass over the tensor."""
+    """Finds what it can in one pass over the tensor; on a CPU."""
     ranges = _ranges(chunks, searches, streams)
     room = _INSIDE
     for chunk in chunks if ranges else ():
@@ -171,9 +171,10 @@ def _ranges(chunks: Chunks, searches: Sequence[_Search], streams: Streams) -> li
         return []
     count = min(max(chunks.numel >> 18, _PIECES[0]), _PIECES[1])
     parts: dict[int, list[Tensor]] = {search.stream: [] for search in searches}
+    size = min(_PIECE, chunks.numel)
     for piece in range(count):
-        start = piece * (chunks.numel - _PIECE) // (count - 1)
-        found = streams(chunks.part(start, start + _PIECE))
+        start = piece * (chunks.numel - size) // (count - 1)
+        found = streams(chunks.part(start, start + size))
         if found[0].device.type != "cpu":
             return []
         for i, those in parts.items():
@@ -203,6 +204,7 @@ def _within(numel: int, found: _Range) -> Cutoff | None:
 
 
 def _by_histogram(chunks: Chunks, searches: Sequence[_Search], streams: Streams) -> None:
+    """Whatever the tensor looks like, in two passes and a part of a third."""
     if not searches:
         return
     upper = [torch.zeros(1 << 16, dtype=torch.int64) for _ in searches]
