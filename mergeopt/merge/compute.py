@@ -150,12 +150,8 @@ def chunks_of(job: Job, source: TensorSource, multiple: int = 1) -> Chunks:
             return part.double()
         return part if part.dtype in (torch.float32, torch.float64) else part.float()
 
-    apart = len({item.model for item in job.reads}) == len(job.reads)
-
     def stored(start: int, stop: int) -> list[Tensor]:
-        """Of every input in turn; a source may give the same memory for two tensors of one model."""
-        parts = (source.chunk(item, start, stop) for item in job.reads)
-        return list(parts) if apart else [part.clone() for part in parts]
+        return [source.chunk(item, start, stop) for item in job.reads]  # of different models, so each its own memory
 
     def chunk(start: int, parts: Sequence[Tensor]) -> Chunk:
         found = [wide(part) for part in parts]
