@@ -65,11 +65,13 @@ def fill(layout: Layout, recipe: Recipe, schema: MethodSchema) -> Plan:
     """The layout with the recipe's numbers.
 
     Raises:
-        InputError: a required parameter has no value for some tensor.
+        InputError: a required parameter has no value for some tensor, or one the method cannot use.
     """
     jobs = []
     for slot in layout.slots:
         coefficients = {} if slot.copied else {p.name: coefficient(p, slot, recipe) for p in schema.parameters.values()}
+        if coefficients:
+            schema.check(slot.tensor, coefficients)
         jobs.append(
             Job(
                 slot.tensor,

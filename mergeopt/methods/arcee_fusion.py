@@ -6,7 +6,8 @@ from math import floor
 import torch
 from torch import Tensor
 
-from mergeopt.methods.chunks import Chunk, Chunks, cutoffs, row_totals
+from mergeopt.methods.chunks import Chunk, Chunks, row_totals
+from mergeopt.methods.cutoff import cutoffs
 from mergeopt.methods.method import merge_method
 
 _EPS = 1e-8

@@ -33,9 +33,6 @@ from mergeopt.recipe.tokenizer import said_in_vain, tokenizer_request
 
 Schemas = Mapping[str, MethodSchema]
 
-# mergekit's other methods: so that della_linear is not taken for a misspelt dare_linear.
-OTHER_METHODS = ("breadcrumbs", "breadcrumbs_ties", "della", "della_linear")
-
 
 @dataclass(frozen=True)
 class Reading:
@@ -182,7 +179,7 @@ class _Reader:
 
     def _schema(self, name: str) -> MethodSchema:
         if name not in self.schemas:
-            problem, remedy = no_such_method(name, self.schemas, OTHER_METHODS)
+            problem, remedy = no_such_method(name, self.schemas)
             raise InputError(problem, where=self._at("merge_method"), remedy=remedy)
         return self.schemas[name]
 
