@@ -104,7 +104,7 @@ def reproduce(folder: Path, moved: Mapping[str, Path], bar: Bars, *, out: Path |
 
 
 def _find_models(recipe: Recipe, moved: Mapping[str, Path], folder: Path) -> Checkpoints:
-    names = {str(ref): ref for ref in recipe.models}
+    names = {str(ref): ref for ref in recipe.named}
     for name in moved:
         if name not in names:
             raise InputError(f"--models {name}: the recipe names no such model", remedy=did_you_mean(name, set(names)))

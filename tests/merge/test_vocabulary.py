@@ -15,8 +15,10 @@ from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.errors import InputError
 from mergeopt.merge.embeddings import vocabulary_tensors
 from mergeopt.merge.folder import merge_to_folder
+from mergeopt.merge.reproduce import reproduce
 from tests.conftest import llama_weights, read_weights, write_adapter, write_model
 from tests.merge.conftest import merged, prepared
+from tests.merge.test_reproduce import no_bar
 from tests.speakers import Speaker, write_speaker, write_tokenizer
 
 
@@ -317,6 +319,7 @@ def test_a_model_outside_the_merge_may_give_the_tokenizer_and_rows(speakers: Pat
     b = Speaker(speakers / "b")
     assert out.ids == b.ids
     assert close(out.row("xy"), b.row("xy")) and not out.row("<|im_end|>").any()
+    assert reproduce(speakers / "out", {}, no_bar).differences == ()
 
 
 def test_a_model_without_tokenizer_shares_the_donors(speakers: Path):
