@@ -29,9 +29,13 @@ def write_text(path: Path, text: str) -> None:
 def sweep(folder: Path) -> None:
     """Removes what `write_text` and the like left half-written in `folder` when their process was killed."""
     for path in folder.glob(".*.tmp"):
-        pid = path.name.removesuffix(".tmp").rpartition(".")[2]
-        if pid.isdigit() and not _alive(int(pid)):
+        if is_temporary(path) and not _alive(int(path.name.split(".")[-2])):
             path.unlink(missing_ok=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Is it a small file on its way to its name: ``.config.json.<process>.tmp``?"""
+    return path.name.startswith(".") and path.name.endswith(".tmp") and path.name.split(".")[-2].isdigit()
 
 
 def _alive(pid: int) -> bool:

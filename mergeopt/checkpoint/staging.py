@@ -7,7 +7,6 @@ sub-folder is locked while its process lives: what a killed process left is reco
 import errno
 import fcntl
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,10 +15,9 @@ from pathlib import Path
 
 from mergeopt.checkpoint.gather import direct_span, open_direct
 from mergeopt.errors import InputError, MergeoptError
-from mergeopt.files import remove_files, size_text, sweep
+from mergeopt.files import is_temporary, size_text, sweep
 
 _PREFIX = ".mergeopt-writing-"
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # a small file on its way to its name
 _DIRECT = 1 << 28  # larger files go past the page cache; smaller ones are better kept in it
 
 
@@ -27,7 +25,7 @@ _DIRECT = 1 << 28  # larger files go past the page cache; smaller ones are bette
 def claimed(folder: Path) -> Iterator[None]:
     """Makes `folder` ours alone to write into, until left or killed; a folder made for nothing is removed again.
 
-    What a killed process left there is swept. The claim is a lock on the folder itself: no file tells of it.
+    The claim is a lock on the folder itself: no file tells of it.
 
     Raises:
         InputError: another process is writing there, `folder` is a file or may not be written to.
@@ -41,7 +39,6 @@ def claimed(folder: Path) -> Iterator[None]:
         raise _unwritable(folder, fault) from None
     try:
         _lock_or_refuse(handle, folder)
-        remove_files(path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name))
         yield
     finally:
         os.close(handle)
@@ -50,7 +47,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 def is_leftover(path: Path) -> bool:
     """Is it what a merge that was killed has left, and the next one sweeps?"""
-    return path.name.startswith(_PREFIX) or bool(_TEMPORARY.fullmatch(path.name))
+    return path.name.startswith(_PREFIX) or is_temporary(path)
 
 
 class Staging:

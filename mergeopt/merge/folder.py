@@ -170,6 +170,8 @@ def hash_merge(prepared: Prepared, progress: Progress | None = None) -> dict[str
     """
     hasher = Hasher(outputs(prepared.plan))
     stream(prepared.plan, prepared.checkpoints, hasher, progress, prepared.refinement)
+    for checkpoint in prepared.checkpoints.values():
+        checkpoint.check_unchanged()
     return _marked(hasher.digests())
 
 

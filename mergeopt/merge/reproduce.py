@@ -112,9 +112,9 @@ def _find_models(recipe: Recipe, moved: Mapping[str, Path], folder: Path) -> Che
     for name, ref in names.items():
         if name in moved:
             there = replace(ref, path=str(moved[name].absolute()), revision=None)
-            found[ref] = open_models([there], None)[there]
+            found[ref] = open_models([there], folder, recipe.base)[there]
         else:
-            found[ref] = open_models([ref], _near(ref, folder))[ref]
+            found[ref] = open_models([ref], _near(ref, folder), recipe.base)[ref]
     return found
 
 

@@ -29,7 +29,7 @@ def read_tree(document: Document) -> Any:
         hole = parse_hole(value, document, route, count)
         count += 2
         if isinstance(hole, Hole):
-            _check_place(hole, document)
+            _check_place(hole, route, document)
         return hole
 
     tree = changed(document.data, parse)
@@ -37,7 +37,10 @@ def read_tree(document: Document) -> Any:
 
     def linked(value: Any, _: Route) -> Any:
         if isinstance(value, Reference):
-            return _definition(value, shared, document)
+            hole = _definition(value, shared, document)
+            if isinstance(hole, Hole):
+                _check_place(hole, value.route, document)
+            return hole
         if isinstance(value, Hole | Choice) and value.share is not None:
             value = shared[value.share]
         if isinstance(value, Hole) and isinstance(value.outer, Reference):
@@ -88,18 +91,18 @@ def _check_spelling(value: Any, route: Route, document: Document) -> None:
             raise InputError(f"a hole has no key {key!r}", where=document.where((*route, key)), remedy=hint)
 
 
-def _check_place(hole: Hole, document: Document) -> None:
-    if "parameters" not in hole.route[:-1]:
+def _check_place(hole: Hole, route: Route, document: Document) -> None:
+    if "parameters" not in route[:-1]:
         raise InputError(
             "a range cannot stand here",
-            where=document.where(hole.route),
+            where=document.where(route),
             remedy="numbers of a setting under parameters: can be searched; elsewhere use choice",
         )
-    in_list = len(hole.route) > 1 and isinstance(hole.route[-1], int)
+    in_list = len(route) > 1 and isinstance(route[-1], int)
     if in_list and (hole.depth is not None or hole.parts is not None or hole.outer is not None):
         raise InputError(
             "a number inside a gradient list has no depth, parts or outer of its own",
-            where=document.where(hole.route),
+            where=document.where(route),
             remedy="replace the whole list by {range: ..., depth: n}",
         )
 

@@ -121,9 +121,9 @@ def test_two_merges_into_one_folder(models: Path) -> None:
 def test_what_a_killed_process_left_of_a_small_file_is_swept(models: Path) -> None:
     out = models / "out"
     out.mkdir()
-    (out / ".config.json.4711.tmp").write_text("{")
+    (out / ".config.json.99999999.tmp").write_text("{")
     assert call("merge", recipe(models), out).exit_code == 0
-    assert not (out / ".config.json.4711.tmp").exists()
+    assert not (out / ".config.json.99999999.tmp").exists()
 
 
 def test_an_earlier_models_tokenizer_and_template_go(models: Path) -> None:

@@ -82,6 +82,12 @@ def test_a_range_stands_only_in_settings() -> None:
         read_tree(document("merge_method: ties\nseed: {range: [0, 1]}"))
 
 
+def test_a_share_stands_where_a_range_may() -> None:
+    text = "merge_method: linear\nmodels: [{model: a, parameters: {weight: {range: [0, 1], share: w}}}, {share: w}]"
+    with pytest.raises(InputError, match=r"models\[1\]: a range cannot stand here"):
+        read_tree(document(text))
+
+
 @pytest.mark.parametrize(
     ("value", "wanted"), [("1e-3", 0.001), (2, 2.0), (True, None), ("x", None), (None, None), (float("nan"), None)]
 )
