@@ -67,6 +67,22 @@ def write_model(folder: Path, weights: Mapping[str, Tensor], *, shards: int = 1,
     return folder
 
 
+def write_adapter(folder: Path, modules: Mapping[str, tuple[int, int]], *, rank: int = 2, **config: Any) -> Weights:
+    """A LoRA as peft saves it, random factors for `modules` (name -> (out, in)); gives what each adds, unscaled."""
+    folder.mkdir(parents=True)
+    random = torch.Generator().manual_seed(7)
+    factors, added = {}, {}
+    for module, (out, width) in modules.items():
+        a, b = (torch.randn(*size, generator=random) / 4 for size in ((rank, width), (out, rank)))
+        factors |= {f"base_model.model.{module}.lora_A.weight": a, f"base_model.model.{module}.lora_B.weight": b}
+        added[f"{module}.weight"] = b @ a
+    save_file(factors, folder / "adapter_model.safetensors")
+    fields = {"peft_type": "LORA", "base_model_name_or_path": "base", "r": rank, "lora_alpha": rank}
+    fields["target_modules"] = sorted({module.rpartition(".")[2] for module in modules})
+    (folder / "adapter_config.json").write_text(json.dumps(fields | config))
+    return added
+
+
 def read_weights(folder: Path) -> Weights:
     """Every tensor of a model folder, by safetensors itself."""
     return {name: t for file in sorted(folder.glob("*.safetensors")) for name, t in load_file(file).items()}

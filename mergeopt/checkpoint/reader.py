@@ -5,19 +5,27 @@ no shared file position, so any number of threads may read at once.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Protocol, Self
 
 import torch
 
 from mergeopt.checkpoint.header import StoredTensor
+from mergeopt.checkpoint.stamp import Stamp, stamp_of
 from mergeopt.errors import MergeoptError
 
-if TYPE_CHECKING:
-    from mergeopt.checkpoint.checkpoint import Checkpoint
+
+class Stored(Protocol):
+    """Tensors in files: where they lie, and what the files were when that was read."""
+
+    @property
+    def tensors(self) -> Mapping[str, StoredTensor]: ...
+
+    @property
+    def stamps(self) -> Mapping[Path, Stamp]: ...
 
 
 class Reader(Protocol):
@@ -39,14 +47,13 @@ class Reader(Protocol):
 
 
 class TensorReader:
-    """Reads the tensors of one checkpoint; a context manager, one file descriptor per file, opened when first needed.
+    """Reads the tensors of a checkpoint's files; a context manager, one descriptor per file, opened when first needed.
 
     Thread-safe, except that `close` must wait for the readers.
     """
 
-    def __init__(self, checkpoint: "Checkpoint") -> None:
-        self._tensors = checkpoint.tensors
-        self._sizes = _file_sizes(checkpoint.tensors.values())
+    def __init__(self, stored: Stored) -> None:
+        self._tensors, self._stamps = stored.tensors, stored.stamps
         self._handles: dict[Path, int] = {}
         self._opening = Lock()
 
@@ -107,9 +114,9 @@ class TensorReader:
                 handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as fault:
                 raise MergeoptError(f"{file}: {fault.strerror}") from fault
-            if os.fstat(handle).st_size != self._sizes[file]:
+            if file in self._stamps and stamp_of(handle) != self._stamps[file]:
                 os.close(handle)
-                raise MergeoptError(f"{file}: changed while reading (its size is not what its header said)")
+                raise MergeoptError(f"{file}: changed since its header was read")
             self._handles[file] = handle
             return handle
 
@@ -125,11 +132,3 @@ def torch_dtype(name: str) -> torch.dtype:
 def byte_view(tensor: torch.Tensor) -> memoryview:
     """The bytes of a contiguous 1-D CPU tensor, shared, not copied."""
     return tensor.detach().view(torch.uint8).numpy().data
-
-
-def _file_sizes(tensors: Iterable[StoredTensor]) -> dict[Path, int]:
-    """Where the last tensor of each file ends, which is the file's size."""
-    sizes: dict[Path, int] = {}
-    for tensor in tensors:
-        sizes[tensor.file] = max(sizes.get(tensor.file, 0), tensor.offset + tensor.nbytes)
-    return sizes

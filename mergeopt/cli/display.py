@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from mergeopt.errors import visible
 from mergeopt.study.events import Event, Notice, Phase, Scored, StepDone, TrialDone, Written
 
 WORDS = {
@@ -64,7 +65,7 @@ def step_bars(words: str, *, quiet: bool) -> Iterator[Callable[[str, int, int], 
 
         def line(name: str, done: int, steps: int) -> None:
             if done == steps:
-                console.print(f"{words} {name}: {steps} steps", highlight=False)
+                console.print(visible(f"{words} {name}: {steps} steps"), highlight=False, markup=False)
 
         yield line
         return
@@ -94,6 +95,18 @@ def working(words: str, *, quiet: bool) -> Iterator[None]:
         return
     with console.status(words):
         yield
+
+
+@contextmanager
+def counting(words: str, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A running count, of work whose end is not known; gives the function that advances it."""
+    console = _console()
+    if quiet or not console.is_terminal:
+        yield _ignore
+        return
+    with Progress(TextColumn(words), TextColumn("{task.completed}"), console=console, transient=True) as progress:
+        task = progress.add_task(words, total=None)
+        yield lambda count: progress.advance(task, count)
 
 
 class _Count(ProgressColumn):
@@ -187,4 +200,4 @@ class StudyDisplay:
             self._progress.advance(self._task, count)
 
     def _line(self, text: str, style: str = "") -> None:
-        self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=not self._live)
+        self._console.print(visible(text), style=style, highlight=False, markup=False, soft_wrap=not self._live)

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from mergeopt.cli.common import command, warn
+from mergeopt.cli.common import command, say, warn
 from mergeopt.errors import placed
 
 
@@ -26,23 +26,23 @@ def explain(
     reading = read_recipe(read_document(recipe), SCHEMAS)
     warn(reading.notices)
     with placed(str(recipe)):
-        prepared = prepare(reading.recipe, open_models(reading.recipe.models, recipe.parent))
+        prepared = prepare(reading.recipe, open_models(reading.recipe.named, recipe.parent, reading.recipe.base))
     warn(prepared.notices)
     rows = [_row(job) for job in prepared.plan.jobs if tensor in job.tensor]
     if as_json:
         typer.echo(json.dumps({"method": prepared.plan.method, "seed": prepared.plan.seed, "tensors": rows}))
         return
-    typer.echo(f"{prepared.plan.method}, {len(prepared.plan.jobs)} tensors, base {reading.recipe.base or 'none'}")
+    say(f"{prepared.plan.method}, {len(prepared.plan.jobs)} tensors, base {reading.recipe.base or 'none'}")
     if prepared.refinement is not None:
         refined = {key.tensor for key in prepared.refinement.values}
-        typer.echo(f"refined below the tensor: {len(refined)} tensors, by {reading.recipe.refinement}")
+        say(f"refined below the tensor: {len(refined)} tensors, by {reading.recipe.refinement}")
     for row in rows:
         settings = "  ".join(f"{key}={_short(value)}" for key, value in row["settings"].items())
-        typer.echo(f"{row['tensor']}  {'×'.join(map(str, row['shape']))} {row['dtype']}  {settings}")
+        say(f"{row['tensor']}  {'×'.join(map(str, row['shape']))} {row['dtype']}  {settings}")
         for source in row["sources"]:
             values = "  ".join(f"{key}={_short(value)}" for key, value in source["settings"].items())
             renamed = "" if source["tensor"] == row["tensor"] else f"  from {source['tensor']}"
-            typer.echo(f"    {source['model']}{renamed}  {values}")
+            say(f"    {source['model']}{renamed}  {values}")
 
 
 def _row(job: Any) -> dict[str, Any]:

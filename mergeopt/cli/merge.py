@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from mergeopt.cli.common import check_out, command, warn
+from mergeopt.cli.common import check_out, command, say, warn
 from mergeopt.errors import placed
 
 
@@ -13,7 +13,7 @@ def merge(
     recipe: Path = typer.Argument(help="A mergekit recipe."),
     out: Path = typer.Argument(help="Folder for the merged model."),
     force: bool = typer.Option(False, "--force", help="Write into a folder that is not empty."),
-    strict: bool = typer.Option(False, "--strict", help="Keys without effect are errors."),
+    strict: bool = typer.Option(False, "--strict", help="Keys without effect, NaN and infinity are errors."),
     shard_size: str = typer.Option("5GB", "--max-shard-size", help="Limit per weight file, e.g. 2GB."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but errors."),
 ) -> None:
@@ -31,13 +31,14 @@ def merge(
     reading = read_recipe(read_document(recipe), SCHEMAS)
     warn(reading.notices, strict=strict)
     with placed(str(recipe)):
-        prepared = prepare(reading.recipe, open_models(reading.recipe.models, recipe.parent))
+        prepared = prepare(reading.recipe, open_models(reading.recipe.named, recipe.parent, reading.recipe.base))
     if not quiet or strict:
         warn([f"{recipe}: {notice}" for notice in prepared.notices], strict=strict)
     with byte_bar("merging", prepared.plan.nbytes, quiet=quiet) as progress:
-        merge_to_folder(prepared, out, max_shard_bytes=limit, progress=progress)
+        merged = merge_to_folder(prepared, out, max_shard_bytes=limit, progress=progress, strict=strict)
+    warn(merged.notices)
     if not quiet:
-        typer.echo(f"{len(prepared.plan.jobs)} tensors by {prepared.recipe.method} -> {out}")
+        say(f"{len(prepared.plan.jobs)} tensors by {prepared.recipe.method} -> {out}")
 
 
 def _bytes(text: str) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from mergeopt.cli.common import command, fail, warn
+from mergeopt.cli.common import command, fail, say, warn
 from mergeopt.errors import InputError, placed
 from mergeopt.files import find_file
 
@@ -33,7 +33,7 @@ def validate(
             typer.echo(json.dumps(row))
         elif row["ok"]:
             warn(row["notices"])
-            typer.echo(f"{path}: {row['what']}")
+            say(f"{path}: {row['what']}")
         else:
             fail(row["error"])
     if failed:
@@ -60,7 +60,7 @@ def check(path: Path, models: bool) -> tuple[list[str], str]:
         from mergeopt.merge.sources import open_models
 
         with placed(str(path)):
-            prepared = prepare(recipe, open_models(recipe.models, path.parent))
+            prepared = prepare(recipe, open_models(recipe.named, path.parent, recipe.base))
         notices += prepared.notices
         what += f", {len(prepared.plan.jobs)} tensors"
     return notices, what

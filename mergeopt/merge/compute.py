@@ -145,7 +145,7 @@ def chunks_of(job: Job, source: TensorSource, multiple: int = 1) -> Chunks:
             base = None if job.base is None else wide(job.base, start)
             yield Chunk(start, [wide(item, start) for item in job.inputs], base)
 
-    return Chunks(numel, read, row_of(job.shape))
+    return Chunks(numel, read, row_of(job.shape), job.shape)
 
 
 def _verbatim(job: Job, source: TensorSource) -> Iterator[Tensor]:

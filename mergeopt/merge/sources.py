@@ -6,16 +6,18 @@ because every candidate needs all of it again.
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from mergeopt.checkpoint.adapter import with_adapter
 from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.checkpoint.layout import quantisation
-from mergeopt.checkpoint.locate import locate_model
+from mergeopt.checkpoint.locate import Located, locate
+from mergeopt.checkpoint.lora import CONFIG_FILE, LoraConfig
 from mergeopt.checkpoint.reader import Reader
 from mergeopt.errors import InputError
 from mergeopt.merge.layout import Facts, Input
@@ -43,25 +45,63 @@ class TensorSource(Protocol):
         ...
 
 
-def open_models(refs: Iterable[ModelRef], near: Path | None) -> dict[ModelRef, Checkpoint]:
-    """Finds and opens every model, headers only.
+def open_models(
+    refs: Iterable[ModelRef], near: Path | None, base: ModelRef | None = None
+) -> dict[ModelRef, Checkpoint]:
+    """Finds and opens every model, headers only; adapters as views of their models.
 
     Args:
         refs: Models as the recipe names them.
         near: The recipe's folder, tried after the working folder.
+        base: The recipe's base: what an adapter named without its model stands on.
 
     Raises:
-        InputError: a model that cannot be found or read.
+        InputError: a model that cannot be found or read, an adapter that does not fit its model.
     """
-    opened = {}
-    for ref in refs:
-        if ref.lora is not None:
-            raise InputError(
-                f"{str(ref)!r} names an adapter",
-                remedy="merge the adapter into its model first (peft: merge_and_unload)",
-            )
-        opened[ref] = Checkpoint.open(locate_model(ref, near), name=str(ref))
-    return opened
+    found = _Opened(near, base)
+    return {ref: found.open(ref) for ref in refs}
+
+
+class _Opened:
+    """Opens each folder once, under however many adapters it stands."""
+
+    def __init__(self, near: Path | None, base: ModelRef | None) -> None:
+        self.near, self.base = near, base
+        self.models: dict[tuple[Path, str | None], Checkpoint] = {}
+
+    def open(self, ref: ModelRef) -> Checkpoint:
+        place = locate(ref, self.near)
+        alone = (place.folder / CONFIG_FILE).is_file() and not (place.folder / "config.json").is_file()
+        return self._alone(ref, place.folder) if alone else self._at(place, ref)
+
+    def _at(self, place: Located, ref: ModelRef) -> Checkpoint:
+        if place.adapter is None:
+            return self._model(place.folder, ref)
+        return with_adapter(self._model(place.folder, ref.bare), place.adapter, str(ref))
+
+    def _model(self, folder: Path, ref: ModelRef) -> Checkpoint:
+        key = (folder, ref.architecture)
+        if key not in self.models:
+            opened = Checkpoint.open(folder, name=str(ref))
+            if ref.architecture is not None:
+                opened = replace(opened, config={**opened.config, "architectures": [ref.architecture]})
+            self.models[key] = opened
+        return replace(self.models[key], name=str(ref))
+
+    def _alone(self, ref: ModelRef, folder: Path) -> Checkpoint:
+        """An adapter named as if it were a model: on the recipe's base, else on the model it names itself."""
+        stated = LoraConfig.read(folder).base
+        on = self.base if self.base not in (None, ref) else ModelRef(stated) if stated else None
+        remedy = f"write model: <its model>+{ref}"
+        if on is None:
+            raise InputError(f"{str(ref)!r} is an adapter that names no model", where=str(folder), remedy=remedy)
+        try:
+            model = self._at(locate(on, self.near), on)
+        except InputError as error:
+            raise InputError(f"{str(ref)!r} is an adapter, and its model: {error}", remedy=remedy) from None
+        view = with_adapter(model, folder, str(ref))
+        notice = f"{str(ref)!r} is an adapter: read on {str(on)!r}, as {f'{on}+{ref}'!r} would be"
+        return replace(view, notices=(*view.notices, notice))
 
 
 def facts(checkpoints: Checkpoints) -> dict[ModelRef, Facts]:

@@ -1,4 +1,4 @@
-"""A plan becomes files: every tensor streamed through fixed-size chunks, tensors shared out over threads.
+"""A plan becomes tensors: every tensor streamed through fixed-size chunks, tensors shared out over threads.
 
 Reading, converting, merging and writing all release the interpreter lock, so plain threads use all cores; each works on
 whole tensors (largest first) with buffers of its own, and torch's own threads are off meanwhile. Memory is a few chunks
@@ -13,8 +13,9 @@ from threading import Event
 
 import torch
 
-from mergeopt.checkpoint.writer import CheckpointWriter
+from mergeopt.checkpoint.sink import Sink
 from mergeopt.merge.compute import compute, one_thread_each
+from mergeopt.merge.finite import is_finite
 from mergeopt.merge.plan import Job, Plan
 from mergeopt.merge.refinement import Refinement
 from mergeopt.merge.sources import Checkpoints, FileSource, opened_readers
@@ -26,13 +27,16 @@ Progress = Callable[[int], None]  # told the bytes written since the last call
 def stream(
     plan: Plan,
     checkpoints: Checkpoints,
-    writer: CheckpointWriter,
+    sink: Sink,
     progress: Progress | None = None,
     refinement: Refinement | None = None,
-) -> None:
-    """Computes every job of the plan into the writer; the caller commits.
+) -> tuple[Job, ...]:
+    """Computes every job of the plan into the sink, the blocks of a tensor in order.
 
     Refined singular components take a few whole tensors per thread instead.
+
+    Returns:
+        The jobs whose tensors came out with NaN or infinity, in the plan's order.
 
     Raises:
         InputError, MergeoptError: what reading, merging or writing met; the other threads stop at their next chunk.
@@ -42,6 +46,7 @@ def stream(
     for job in sorted(plan.jobs, key=lambda job: -prod(job.shape)):
         jobs.put(job)
     stopped = Event()
+    broken: set[str] = set()
 
     with opened_readers(checkpoints) as readers, one_thread_each() as threads:
 
@@ -62,7 +67,9 @@ def stream(
             for part in compute(job, method, source, plan.seed, None, refinement):
                 if stopped.is_set():
                     return
-                writer.write(job.tensor, start, part)
+                if not is_finite(part):
+                    broken.add(job.tensor)
+                sink.write(job.tensor, start, part)
                 start += part.numel()
                 if progress:
                     progress(part.nbytes)
@@ -76,3 +83,4 @@ def stream(
                 raise
         for future in futures:
             future.result()
+    return tuple(job for job in plan.jobs if job.tensor in broken)

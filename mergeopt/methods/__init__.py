@@ -6,17 +6,32 @@ A new method is one file and its name in `METHODS`.
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from mergeopt.methods.arcee_fusion import arcee_fusion
 from mergeopt.methods.dare import dare_linear, dare_ties
+from mergeopt.methods.karcher import karcher
 from mergeopt.methods.linear import linear
 from mergeopt.methods.method import Method, merge_method
+from mergeopt.methods.model_stock import model_stock
+from mergeopt.methods.multislerp import multislerp
+from mergeopt.methods.nearswap import nearswap
+from mergeopt.methods.nuslerp import nuslerp
 from mergeopt.methods.passthrough import passthrough
+from mergeopt.methods.ram import ram, ramplus_tl
+from mergeopt.methods.sce import sce
 from mergeopt.methods.slerp import slerp
 from mergeopt.methods.task_arithmetic import task_arithmetic
 from mergeopt.methods.ties import ties
 from mergeopt.recipe.schema import MethodSchema
 
 METHODS: Mapping[str, Method] = MappingProxyType(
-    {m.name: m for m in (linear, slerp, task_arithmetic, ties, dare_linear, dare_ties, passthrough)}
+    {
+        m.name: m
+        for m in (
+            *(linear, slerp, nuslerp, multislerp, karcher, passthrough),
+            *(task_arithmetic, ties, dare_linear, dare_ties),
+            *(model_stock, sce, ram, ramplus_tl, nearswap, arcee_fusion),
+        )
+    }
 )
 SCHEMAS: Mapping[str, MethodSchema] = MappingProxyType({name: m.schema for name, m in METHODS.items()})
 

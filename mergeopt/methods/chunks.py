@@ -31,13 +31,14 @@ class Chunk:
 class Chunks:
     """The chunks of one tensor of `numel` elements, in index order, as often as asked.
 
-    `row`: elements of a row; the chunks of a method that works by rows hold whole ones. `memo` keeps what depends on
-    the tensors alone, for whoever merges the same ones again with other coefficients.
+    `row`: elements of a row; the chunks of a method that works by rows hold whole ones. `shape`: the tensor's. `memo`
+    keeps what depends on the tensors alone, for whoever merges the same ones again with other coefficients.
     """
 
     numel: int
     read: Callable[[], Iterator[Chunk]]
     row: int = 1
+    shape: tuple[int, ...] = ()
     memo: dict[str, Any] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -56,7 +57,7 @@ class Chunks:
                 part = slice(start, start + size)
                 yield Chunk(start, [x[part] for x in flat], None if flat_base is None else flat_base[part])
 
-        return cls(numel, read, row_of(sources[0].shape))
+        return cls(numel, read, row_of(sources[0].shape), tuple(sources[0].shape))
 
 
 def row_of(shape: Sequence[int]) -> int:
@@ -76,6 +77,14 @@ def total(x: Tensor) -> Tensor:
     return rows.sum() + x[whole:].sum(dtype=torch.float64)
 
 
+def row_totals(x: Tensor, row: int) -> Tensor:
+    """Sums of the rows of a chunk [b] of whole rows, in float64 [b / row], the same for any number of threads."""
+    rows, pieces = x.view(-1, row), row // _ROW
+    whole = pieces * _ROW
+    parts = rows[:, :whole].reshape(rows.shape[0], pieces, _ROW).sum(2, dtype=torch.float64)
+    return parts.sum(1) + rows[:, whole:].sum(1, dtype=torch.float64)
+
+
 @dataclass(frozen=True, slots=True)
 class Cutoff:
     """The k largest magnitudes of a tensor: all above `magnitude`, and of the equal ones those up to index `last`.
@@ -88,7 +97,7 @@ class Cutoff:
     last: int
 
     def keep(self, delta: Tensor, start: int) -> Tensor:
-        """Mask [b] of the elements kept in a chunk that begins at `start`."""
+        """Mask [b] of the elements kept, by their magnitude, in a chunk that begins at `start`."""
         size = delta.float().abs()
         if self.last < start:
             return ~(size <= self.magnitude)
@@ -103,11 +112,23 @@ EVERYTHING = Cutoff(-1.0, -1)
 NOTHING = Cutoff(float("inf"), -1)
 
 
-def cutoffs(chunks: Chunks, kept: Sequence[int]) -> list[Cutoff]:
-    """For each source i, the cutoff that keeps the kept[i] largest |source − base|.
+Streams = Callable[[Chunk], Sequence[Tensor]]
+"""Makes of a chunk several streams of numbers [b]; the same bits whenever it is asked."""
 
-    Exact, without a sort: the bits of a non-negative float32 order like the float, so a histogram of the upper 16 bits
-    finds the bin of the k-th largest and a second one of the lower 16 bits, inside that bin, finds its value.
+
+def source_deltas(chunk: Chunk) -> list[Tensor]:
+    """source − base [b] of every source; the sources where there is no base."""
+    return [x if chunk.base is None else x - chunk.base for x in chunk.sources]
+
+
+def cutoffs(
+    chunks: Chunks, kept: Sequence[int], streams: Streams = source_deltas, name: str | None = "delta"
+) -> list[Cutoff]:
+    """For each i, the cutoff that keeps the kept[i] largest magnitudes of stream i, by default of source − base.
+
+    Streams that depend on the tensors alone are remembered by `name`. Exact, without a sort: the bits of a non-negative
+    float32 order like the float, so a histogram of the upper 16 bits finds the bin of the k-th largest and a second one
+    of the lower 16 bits, inside that bin, finds its value.
     """
     n = len(kept)
     wanted = [i for i in range(n) if 0 < kept[i] < chunks.numel]
@@ -115,35 +136,39 @@ def cutoffs(chunks: Chunks, kept: Sequence[int]) -> list[Cutoff]:
     if not wanted:
         return result
     if chunks.numel <= _SMALL:
-        ranked = chunks.memo.get("ranked") or chunks.memo.setdefault("ranked", _ranked(chunks, n))
+        ranked = chunks.memo.get(f"ranked {name}") or _ranked(chunks, streams)
+        if name is not None:
+            chunks.memo[f"ranked {name}"] = ranked
         for i in wanted:
             bits, ascending = ranked[i]
             result[i] = _selected(bits, ascending, kept[i])
         return result
     upper = {i: torch.zeros(1 << 16, dtype=torch.int64) for i in wanted}
     for chunk in chunks:
+        found = streams(chunk)
         for i in wanted:
-            upper[i] += torch.bincount(_bits(chunk, i) >> 16, minlength=1 << 16).cpu()
+            upper[i] += torch.bincount(_bits(found[i]) >> 16, minlength=1 << 16).cpu()
     bins = {i: _kth(upper[i], kept[i]) for i in wanted}
     lower = {i: torch.zeros(1 << 16, dtype=torch.int64) for i in wanted}
     for chunk in chunks:
+        found = streams(chunk)
         for i in wanted:
-            bits = _bits(chunk, i)
+            bits = _bits(found[i])
             inside = bits[(bits >> 16) == bins[i][0]] & 0xFFFF
             lower[i] += torch.bincount(inside, minlength=1 << 16).cpu()
     exact = {i: _kth(lower[i], bins[i][1]) for i in wanted}
     values = {i: (bins[i][0] << 16) | exact[i][0] for i in wanted}
     some = {i: exact[i][1] for i in wanted if exact[i][1] < int(lower[i][exact[i][0]])}
-    last = _last_equal(chunks, values, some) if some else {}
+    last = _last_equal(chunks, streams, values, some) if some else {}
     for i in wanted:
         magnitude = torch.tensor(values[i], dtype=torch.int32).view(torch.float32).item()
         result[i] = Cutoff(magnitude, last.get(i, chunks.numel - 1))
     return result
 
 
-def _ranked(chunks: Chunks, n: int) -> list[tuple[Tensor, Tensor]]:
-    """Per source: the bits of its magnitudes [numel] as they stand, and in ascending order."""
-    parts = [[_bits(chunk, i) for i in range(n)] for chunk in chunks]
+def _ranked(chunks: Chunks, streams: Streams) -> list[tuple[Tensor, Tensor]]:
+    """Per stream: the bits of its magnitudes [numel] as they stand, and in ascending order."""
+    parts = [[_bits(x) for x in streams(chunk)] for chunk in chunks]
     return [(bits, bits.sort().values) for bits in map(torch.cat, zip(*parts, strict=True))]
 
 
@@ -157,10 +182,9 @@ def _selected(bits: Tensor, ascending: Tensor, k: int) -> Cutoff:
     return Cutoff(float(value.view(torch.float32)), last)
 
 
-def _bits(chunk: Chunk, source: int) -> Tensor:
-    """Bits of |source − base| [b] as int32, ordered like the magnitudes."""
-    delta = chunk.sources[source] if chunk.base is None else chunk.sources[source] - chunk.base
-    return delta.float().abs().view(torch.int32)
+def _bits(x: Tensor) -> Tensor:
+    """Bits of |x| [b] as int32, ordered like the magnitudes."""
+    return x.float().abs().view(torch.int32)
 
 
 def _kth(counts: Tensor, k: int) -> tuple[int, int]:
@@ -171,12 +195,13 @@ def _kth(counts: Tensor, k: int) -> tuple[int, int]:
     return counts.numel() - 1 - place, k - above
 
 
-def _last_equal(chunks: Chunks, values: dict[int, int], wanted: dict[int, int]) -> dict[int, int]:
+def _last_equal(chunks: Chunks, streams: Streams, values: dict[int, int], wanted: dict[int, int]) -> dict[int, int]:
     """Index of the wanted[i]-th element whose magnitude bits equal values[i]."""
     left, last = dict(wanted), {}
     for chunk in chunks:
+        found = streams(chunk)
         for i in [i for i in left if i not in last]:
-            places = (_bits(chunk, i) == values[i]).nonzero().view(-1)
+            places = (_bits(found[i]) == values[i]).nonzero().view(-1)
             if places.numel() >= left[i]:
                 last[i] = chunk.start + int(places[left[i] - 1])
             else:

@@ -33,14 +33,18 @@ class MethodConformance:
         return METHODS[self.name]
 
     def inputs(self, length: int = 257, dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], Tensor | None]:
-        """As many sources as the method takes (three where it takes any number), and its base."""
+        """As many sources as the method takes (three where it takes any number), and its base.
+
+        Each source moves two thirds of the base's elements, others than the next one.
+        """
         random = torch.Generator().manual_seed(7)
         schema = self.method.schema
         n = schema.max_sources or max(3, schema.min_sources)
         base = torch.randn(length, generator=random, dtype=torch.float64)
-        sources = [
-            (base + 0.3 * torch.randn(length, generator=random, dtype=torch.float64)).to(dtype) for _ in range(n)
-        ]
+        deltas = [0.3 * torch.randn(length, generator=random, dtype=torch.float64) for _ in range(n)]
+        for i, delta in enumerate(deltas):
+            delta[i % 3 :: 3] = 0
+        sources = [(base + delta).to(dtype) for delta in deltas]
         return sources, base.to(dtype) if schema.takes_base else None
 
     def coefficients(self, n: int) -> dict[str, Any]:
@@ -48,7 +52,7 @@ class MethodConformance:
         return {p.name: self._value(p, n) for p in self.method.schema.parameters.values()}
 
     def _value(self, parameter: ParameterSchema, n: int) -> Any:
-        if parameter.kind != "float":
+        if not parameter.smooth:
             return parameter.default
         if not parameter.per_source:
             return 0.35
@@ -74,6 +78,7 @@ class MethodConformance:
         for name, parameter in schema.parameters.items():
             assert parameter.name == name and not name.endswith("_")
             assert parameter.kind in ("float", "bool", "int")
+            assert parameter.kind == "float" or not parameter.smooth
             if parameter.kind == "float" and parameter.default not in (REQUIRED, None):
                 assert isinstance(parameter.default, float)
 
@@ -107,7 +112,7 @@ class MethodConformance:
     def test_measuring_in_pieces_finds_the_same(self) -> None:
         sources, base = self.inputs(LENGTH)
         arguments = self.method.arguments(self.coefficients(len(sources)))
-        pieces = Chunks(LENGTH, lambda: _pieces(sources, base), ROW)
+        pieces = Chunks(LENGTH, lambda: _pieces(sources, base), ROW, (LENGTH // ROW, ROW))
         whole = self.method.measured(pieces, arguments, DRAWS)
         result = self.method.combine(sources, base, arguments, whole=whole, start=0, row=ROW, draws=DRAWS)
         assert torch.allclose(result, self.merged(sources, base), rtol=1e-6, atol=1e-7)
@@ -124,12 +129,18 @@ class MethodConformance:
             torch.set_num_threads(threads)
 
     def test_every_coefficient_has_the_right_gradient(self) -> None:
-        """By autograd against finite differences, in float64; what only `measure` reads has none."""
+        """By autograd against finite differences, in float64; what `measure` reads has none, nor have thresholds.
+
+        A method may have no coefficient at all: then a search has only its choices.
+        """
         sources, base = self.inputs(31, torch.float64)
         fixed = self.method.arguments(self.coefficients(len(sources)))
         whole = self.method.measured(self.chunks(sources, base, 31), fixed, DRAWS)
-        names = [n for n, value in fixed.items() if isinstance(value, Tensor) and n not in self.method.measured_by]
-        assert names, "a method without coefficients cannot be searched"
+        names = [name for name, value in fixed.items() if _differentiable(self.method, name, value)]
+        smooth = {p.name for p in self.method.schema.parameters.values() if p.smooth}
+        assert {name.rstrip("_") for name in names} == smooth - set(self.method.measured_by)
+        if not names:
+            return
 
         def function(*values: Tensor) -> Tensor:
             arguments = {**fixed, **dict(zip(names, values, strict=True))}
@@ -147,6 +158,8 @@ class MethodConformance:
             gradient = torch.randn(LENGTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
             merged = self.merged(sources, base, **leaves)
             wanted = [x for name, x in leaves.items() if _differentiable(self.method, name, x)]
+            if not wanted:
+                return
             at_once = torch.autograd.grad(merged, wanted, gradient)
             whole = self.method.measured(self.chunks(sources, base), self.method.arguments(leaves), DRAWS)
             summed = [torch.zeros_like(x) for x in wanted]
@@ -174,6 +187,9 @@ class MethodConformance:
                 leaves = self._leaves({**self.coefficients(len(sources)), **self._flags()[1]}, edge)
                 wanted = [x for name, x in leaves.items() if _differentiable(self.method, name, x)]
                 merged = self.method(sources, ground, draws=DRAWS, **leaves)
+                if not wanted:
+                    assert bool(torch.isfinite(merged).all())
+                    continue
                 assert merged.requires_grad
                 found = torch.autograd.grad(merged.sum(), wanted)
                 assert all(bool(torch.isfinite(x).all()) for x in found)
@@ -183,11 +199,12 @@ class MethodConformance:
         sources, base = self.inputs(LENGTH)
         for name in self.method.measured_by:
             value = self.coefficients(len(sources))[name]
-            if self.method.schema.parameters[name].kind != "float":
+            if not self.method.schema.parameters[name].smooth:
                 continue
             changes = []
             for step in (0.02, 0.04):
-                low, high = (self.merged(sources, base, **{name: [value[0] + s, *value[1:]]}) for s in (-step, step))
+                moved = ([value[0] + s, *value[1:]] if isinstance(value, list) else value + s for s in (-step, step))
+                low, high = (self.merged(sources, base, **{name: there}) for there in moved)
                 changes.append(float((high - low).abs().double().sum()))
             assert 0 < changes[0] < changes[1] < 3 * changes[0]
 
@@ -201,18 +218,43 @@ class MethodConformance:
         leaves = {}
         for name, given in coefficients.items():
             leaves[name] = given
-            if self.method.schema.parameters[name].kind == "float":
+            if self.method.schema.parameters[name].smooth:
                 leaf = torch.tensor(given, dtype=torch.float64)
                 leaf = leaf if value is None else torch.full_like(leaf, value)
                 leaves[name] = leaf.requires_grad_(name not in self.method.measured_by)
         return leaves
 
     def test_zero_weight_gives_the_base(self) -> None:
+        """Or, where weights only compare the sources, what equal weights give."""
         if not (self.method.schema.takes_base and "weight" in self.method.schema.parameters):
             return
         sources, base = self.inputs()
         assert base is not None
-        assert torch.equal(self.merged(sources, base, weight=[0.0] * len(sources)), base)
+        none, equal = (self.merged(sources, base, weight=[w] * len(sources)) for w in (0.0, 1.0))
+        assert torch.equal(none, base) or torch.equal(none, equal)
+
+    def test_no_base_is_a_base_of_zeros(self) -> None:
+        """Where the method can do without."""
+        if not self.method.schema.takes_base or self.method.schema.needs_base:
+            return
+        sources, _ = self.inputs()
+        assert torch.equal(self.merged(sources, None), self.merged(sources, torch.zeros_like(sources[0])))
+
+    def test_flags_work_by_rows_as_on_the_whole(self) -> None:
+        """Every flag alone: any chunks give the same bits."""
+        sources, base = self.inputs(LENGTH)
+        names = [p.name for p in self.method.schema.parameters.values() if p.kind == "bool"]
+        for flag in names:
+            changed = dict.fromkeys(names, False) | {flag: True}
+            arguments = self.method.arguments({**self.coefficients(len(sources)), **changed})
+            whole = self.method.measured(self.chunks(sources, base), arguments, DRAWS)
+            parts = [
+                self.method.combine(
+                    chunk.sources, chunk.base, arguments, whole=whole, start=chunk.start, row=ROW, draws=DRAWS
+                )
+                for chunk in _pieces(sources, base)
+            ]
+            assert torch.equal(torch.cat(parts), self.merged(sources, base, **changed))
 
     def test_equal_models_give_that_model(self) -> None:
         sources, base = self.inputs()

@@ -8,7 +8,8 @@
 The inputs come first: `sources`, and `base` where the method takes deltas. Parameters before the ``*`` have one value
 per source and arrive as 1-D float64 tensors; parameters after it have one value for the merge and arrive as 0-D
 tensors, or as plain values where they are bool or int. A base that may be missing is
-`base: Tensor | None = None`. Four more names are filled in where a method asks for them: `whole` (what its `measure`
+`base: Tensor | None = None`. A parameter annotated `Threshold` arrives as a plain number: the merge jumps where it
+moves, so it has no gradient. Four more names are filled in where a method asks for them: `whole` (what its `measure`
 found in the whole tensor), `start` (index of the first element), `row` (elements of a row: the chunks are then whole
 rows) and `draws` (addressed random numbers). A trailing underscore keeps clear of Python's keywords (`lambda_`).
 
@@ -19,7 +20,7 @@ model and carries gradients.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,9 @@ from mergeopt.recipe.schema import REQUIRED, MethodSchema, ParameterSchema
 
 INPUTS = ("sources", "base")
 INJECTED = ("whole", "start", "row", "draws")
+
+Threshold = Annotated[float, "no gradient"]
+"""Marks a parameter that the arithmetic only compares with (an epsilon, a tolerance)."""
 
 Coefficients = Mapping[str, Any]  # per source: a sequence of values or a 1-D tensor; for the merge: a value
 
@@ -69,7 +73,7 @@ class Method:
         result: dict[str, Any] = {}
         for name, parameter in self.schema.parameters.items():
             value = coefficients[name]
-            if value is None or parameter.kind in ("bool", "int"):
+            if value is None or not parameter.smooth:
                 pass
             elif parameter.per_source and not isinstance(value, Tensor):
                 value = None if any(v is None for v in value) else torch.tensor(value, dtype=torch.float64)
@@ -172,4 +176,5 @@ def _schema(parameter: inspect.Parameter) -> ParameterSchema:
     default = REQUIRED if parameter.default is inspect.Parameter.empty else parameter.default
     kind = "bool" if isinstance(default, bool) else "int" if isinstance(default, int) else "float"
     per_source = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
-    return ParameterSchema(parameter.name.rstrip("_"), per_source, kind, default)
+    smooth = kind == "float" and parameter.annotation != Threshold
+    return ParameterSchema(parameter.name.rstrip("_"), per_source, kind, default, smooth)

@@ -17,17 +17,15 @@ from mergeopt.recipe.document import Document, Route
 from mergeopt.recipe.format import ModelPart, RecipeFile, SlicePart, SourcePart
 from mergeopt.recipe.modules import without_modules
 from mergeopt.recipe.recipe import DTYPES, ModelRef, Recipe, Slice, Source
-from mergeopt.recipe.rules import check_sources, with_base_as_source
+from mergeopt.recipe.rules import check_sources, copied, of_base_alone, with_base_as_source
 from mergeopt.recipe.schema import MethodSchema
 from mergeopt.recipe.settings import Setting, parse_setting
+from mergeopt.recipe.tokenizer import said_in_vain, tokenizer_request
 
 Schemas = Mapping[str, MethodSchema]
 
 # mergekit's other methods: so that della_linear is not taken for a misspelt dare_linear.
-OTHER_METHODS = (
-    *("arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "della", "della_linear", "karcher", "model_stock"),
-    *("multislerp", "nearswap", "nuslerp", "ram", "ramplus_tl", "sce"),
-)
+OTHER_METHODS = ("breadcrumbs", "breadcrumbs_ties", "della", "della_linear")
 
 # Dialects of neighbours, recognised by the key that gives them away.
 DIALECTS = {
@@ -82,14 +80,19 @@ class _Reader:
             parameters=self._settings(file.parameters, ("parameters",), schema),
             dtype=self._dtype(file.dtype, "dtype"),
             out_dtype=self._dtype(file.out_dtype, "out_dtype"),
-            tokenizer_source=self._tokenizer_source(file),
+            tokenizer=tokenizer_request(file, self.document),
             chat_template=file.chat_template,
             seed=file.seed,
             refinement=self._refinement(file.refinement),
         )
+        if of_base_alone(recipe, schema):
+            self._notice(("base_model",), f"{recipe.base} is the only model: nothing is added to it, it is copied")
+            recipe, schema = copied(recipe), self.schemas["passthrough"]
         recipe = with_base_as_source(recipe, schema)
         check_sources(recipe, schema, self.document.where(("models",) if file.models is not None else ("slices",)))
         self._name_layer_range_mistakes(recipe)
+        for route, text in said_in_vain(file):
+            self._notice(route, text)
         return Reading(recipe, tuple(self.notices))
 
     # structure ---------------------------------------------------------------------------------------------------
@@ -158,22 +161,6 @@ class _Reader:
                     where=self._at(key),
                     remedy="a merge recipe says merge_method: and models:",
                 )
-
-    def _tokenizer_source(self, file: RecipeFile) -> str | None:
-        """`tokenizer_source`, or the source of a `tokenizer` that says no more than that."""
-        if file.tokenizer is None:
-            return file.tokenizer_source
-        if file.tokenizer_source is not None:
-            raise InputError("both tokenizer and tokenizer_source", where=self._at("tokenizer"), remedy="give one")
-        rules = [key for key, value in file.tokenizer.items() if key != "source" and value]
-        if rules:
-            raise InputError(
-                f"tokenizer rules cannot be applied yet ({', '.join(rules)})",
-                where=self._at("tokenizer"),
-                remedy="use tokenizer_source: base",
-            )
-        source = file.tokenizer.get("source")
-        return "union" if source is None else str(ModelRef.parse(source, self._at("tokenizer")))
 
     def _refinement(self, name: str | None) -> str | None:
         """The file beside the recipe's, else as given, in the working folder."""
@@ -300,6 +287,8 @@ class _Reader:
                 self._notice(here, "'revision' has no effect here; write model: name@revision")
             elif key in RecipeFile.model_fields:
                 self._notice(here, f"{key!r} has no effect here; it belongs at the top level")
+            elif key in ("pad_to_multiple_of", "tokens"):
+                self._notice(here, f"{key!r} has no effect here; it belongs under tokenizer:")
             else:
                 self._notice(here, f"unknown key {key!r} has no effect; {did_you_mean(key, known) or ''}".rstrip("; "))
 

@@ -18,6 +18,18 @@ def with_base_as_source(recipe: Recipe, schema: MethodSchema) -> Recipe:
     return replace(recipe, slices=(replace(part, sources=(*part.sources, Source(recipe.base))),))
 
 
+def of_base_alone(recipe: Recipe, schema: MethodSchema) -> bool:
+    """Does a method that adds deltas to a base name no other model? mergekit's result then is the base, copied."""
+    models = {source.model for part in recipe.slices for source in part.sources}
+    return schema.needs_base and schema.max_sources is None and schema.min_sources <= 1 and models == {recipe.base}
+
+
+def copied(recipe: Recipe) -> Recipe:
+    """The same models and layers, passed through as they are."""
+    slices = tuple(Slice(tuple(replace(source, parameters={}) for source in part.sources)) for part in recipe.slices)
+    return replace(recipe, method="passthrough", base=None, slices=slices, parameters={})
+
+
 def check_sources(recipe: Recipe, schema: MethodSchema, where: str) -> None:
     """The number of sources, the base, required parameters.
 

@@ -21,12 +21,16 @@ REQUIRED = Required.REQUIRED
 
 @dataclass(frozen=True, slots=True)
 class ParameterSchema:
-    """One parameter of a method: `kind` is "float", "bool" or "int"; `default` may be REQUIRED or None."""
+    """One parameter of a method: `kind` is "float", "bool" or "int"; `default` may be REQUIRED or None.
+
+    `smooth`: a number that the merge is a function of, so that it has a gradient (or a secant); others are plain.
+    """
 
     name: str
     per_source: bool
     kind: str
     default: Any
+    smooth: bool = True
 
 
 @dataclass(frozen=True, slots=True)

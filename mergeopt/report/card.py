@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.merge.folder import portability
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.write import recipe_data, to_yaml
@@ -15,15 +16,16 @@ from mergeopt.study.search import Found
 def model_card(found: Found, job: SearchJob) -> str:
     """README.md of OUT: front matter, the merge under mergekit's headings, the search, the honest table."""
     recipe = found.winner.recipe
-    names = {str(ref): card_name(ref, checkpoint.folder) for ref, checkpoint in job.checkpoints.items()}
+    names = {str(ref): _whole_name(ref, checkpoint) for ref, checkpoint in job.checkpoints.items()}
     front: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["merge", "mergekit", "mergeopt"],
     }
-    hub = [ref.path for ref in recipe.models if is_from_hub(ref, job.checkpoints[ref].folder)]
+    parts = {part: folder for ref in recipe.models for part, folder in _parts(ref, job.checkpoints[ref])}
+    hub = [part.path for part, folder in parts.items() if is_from_hub(part, folder)]
     if hub:
-        front |= {"base_model": hub, "base_model_relation": "merge"}
+        front |= {"base_model": list(dict.fromkeys(hub)), "base_model_relation": "merge"}
     merged = "\n".join(f"* {markdown_text(names[str(ref)])}" for ref in recipe.models)
     again = [text for text in found.result.notices if text.startswith("the report items were read")]
     data = recipe_data(recipe)
@@ -61,7 +63,7 @@ def model_card(found: Found, job: SearchJob) -> str:
         "### Configuration",
         "",
         "```yaml",
-        to_yaml(_public(data, names)).rstrip(),
+        to_yaml(_public(data, {part.path: card_name(part, folder) for part, folder in parts.items()} | names)).rstrip(),
         "```",
         "",
         "Made again with `mergeopt merge recipe.yaml OUT`; `recipe.lock.json` has the hash of every tensor. "
@@ -79,6 +81,17 @@ def is_from_hub(ref: ModelRef, folder: Path) -> bool:
 def card_name(ref: ModelRef, folder: Path) -> str:
     """The Hub id, or `local:<last part>` of a folder."""
     return str(ref) if is_from_hub(ref, folder) else f"local:{Path(ref.path).name}"
+
+
+def _whole_name(ref: ModelRef, checkpoint: Checkpoint) -> str:
+    """The names of model and adapter."""
+    return "+".join(card_name(part, folder) for part, folder in _parts(ref, checkpoint))
+
+
+def _parts(ref: ModelRef, checkpoint: Checkpoint) -> list[tuple[ModelRef, Path]]:
+    """Model and adapter, each with the folder of its weights."""
+    model = (ref.bare, checkpoint.files[0].parent)
+    return [model] if ref.adapter is None else [model, (ref.adapter, checkpoint.files[-1].parent)]
 
 
 def _public(data: Any, names: Mapping[str, str]) -> Any:

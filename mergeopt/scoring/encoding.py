@@ -96,6 +96,10 @@ class Encoder:
             options.pop("temperature", None)
         return Generation(max_tokens, tuple(stop for stop in stops if stop), options)
 
+    def tokens(self, text: str) -> list[int]:
+        """A text's tokens as the start of a request, with BOS where the model's rules add one."""
+        return list(self._rules.tok_encode(text))
+
     def prompt(self, context: str, generation: Generation) -> list[int]:
         """Tokens to continue, cut from the left so that the answer fits."""
         tokens = self._rules.tok_encode(context)

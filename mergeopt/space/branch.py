@@ -32,6 +32,16 @@ class Branch:
         """Directions in which the dimensions move together, coarse to fine; the last level moves each alone."""
         return levels_of(self._meaning, tuple(self._indices))
 
+    @cached_property
+    def thresholds(self) -> tuple[str, ...]:
+        """The dimensions that no gradient moves: an epsilon, a tolerance."""
+        found = []
+        for variable, index in self._indices.items():
+            route = variable.hole.route
+            if not self._meaning.schema.parameters[str(route[route.index("parameters") + 1])].smooth:
+                found.append(self.dimensions[index].name)
+        return tuple(found)
+
     def rounded(self, point: Sequence[float]) -> tuple[float, ...]:
         """The point as it is written: four significant digits, inside the ranges."""
         return tuple(rounded(value, d.low, d.high) for value, d in zip(point, self.dimensions, strict=True))

@@ -15,7 +15,7 @@ Vector = NDArray[np.float64]
 
 
 class Chain:
-    """The Jacobian of one branch's coefficients, sparse.
+    """The Jacobian of one branch's coefficients, sparse; thresholds have no gradient, so they have no row.
 
     `wanted`: output tensor → the parameters of it that depend on the point.
     """
@@ -26,6 +26,8 @@ class Chain:
         row, dimension, factor = [], [], []
         for slot in layout.slots:
             for name, parameter in schema.parameters.items():
+                if not parameter.smooth:
+                    continue
                 places = [index for index, _ in slot.sources] if parameter.per_source else [None]
                 for position, source in enumerate(places):
                     affine = branch.affine(source, name, slot.tensor)

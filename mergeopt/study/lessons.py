@@ -13,15 +13,16 @@ import torch
 from mergeopt.errors import InputError, placed
 from mergeopt.files import cache_folder, find_file
 from mergeopt.recipe.recipe import ModelRef
-from mergeopt.scoring.base import EvalInfo, Split
+from mergeopt.scoring.base import EvalInfo, NonFiniteError, Split
 from mergeopt.scoring.encoding import Encoder, Generation
 from mergeopt.scoring.forward import Batching
 from mergeopt.scoring.learning.curriculum import Curriculum, Domain
 from mergeopt.scoring.learning.lessons import lessons_of
 from mergeopt.scoring.learning.loss import Targets
-from mergeopt.scoring.learning.prompts import Prompt, PromptList, as_chat, encode, read_prompts
+from mergeopt.scoring.learning.prompts import Prompt, PromptList, as_chat, encode, of_tokens, read_prompts
 from mergeopt.scoring.learning.selfmade import user_turns
 from mergeopt.scoring.learning.teacher import Teacher
+from mergeopt.scoring.learning.variants import FEWEST, variants
 from mergeopt.scoring.learning.vocabulary import check_same_vocabulary
 from mergeopt.scoring.objective import Reference
 from mergeopt.scoring.tasks import EvalTask
@@ -61,8 +62,12 @@ class School:
         self._encoder: Encoder = bench.encoder(job.recipe)
         self._teachers: dict[ModelRef, Teacher] = {}
 
-    def curriculum(self, splits: Sequence[Split]) -> Curriculum | None:
+    def curriculum(self, splits: Sequence[Split], *, write: int = 0) -> Curriculum | None:
         """All lessons from these splits' items and from the prompts; None where there are none.
+
+        Args:
+            splits: Of the items.
+            write: How many prompts every teacher writes where the search file gives none.
 
         Raises:
             InputError: a teacher of another vocabulary, prompts that cannot be read.
@@ -71,7 +76,8 @@ class School:
         domains = [domain for course in courses if (domain := self._domain(course, splits)) is not None]
         if self._learn.retain:
             domains += self._retained(splits)
-        for prompts in self._learn.prompts:
+        given = self._learn.prompts or self._written(courses, write)
+        for prompts in given:
             domains = self._with_prompts(domains, prompts, courses)
         if not domains:
             return None
@@ -114,9 +120,12 @@ class School:
             self._say(f"{name!r} has no answers to learn from: the gradient does not see it, the trials do")
             return None
         weight = self._weight(name)
-        if course.teacher is None:
-            return Domain(name, lessons, "nll", weight)
-        return Domain(name, lessons, "kl", weight, self._teacher(course.teacher).targets(lessons))
+        if course.teacher is not None:
+            try:
+                return Domain(name, lessons, "kl", weight, self._teacher(course.teacher).targets(lessons))
+            except NonFiniteError:
+                self._say(f"{course.teacher} computes NaN on {name!r}: the right answers are learned instead")
+        return Domain(name, lessons, "nll", weight)
 
     def _weight(self, name: str) -> float:
         """An eval counts as it does in the objective, where a point of its score is worth `factor`; in all 1."""
@@ -139,27 +148,48 @@ class School:
                 found.append(Domain(f"retain {info.name}", lessons, "kl", weight, targets))
         return found
 
+    def _written(self, courses: Sequence[Course], count: int) -> list[Prompts]:
+        """What every teacher writes after its eval's prompts."""
+        taught = [c for c in courses if c.teacher is not None and len(self._contexts(c.info)) >= FEWEST]
+        teachers = dict.fromkeys(str(course.teacher) for course in taught)
+        return [Prompts(teacher=teacher, write=count) for teacher in teachers] if count else []
+
+    def _contexts(self, info: EvalInfo) -> list[str]:
+        """The prompts of an eval's items to learn from; none for texts that are read from their beginning."""
+        if not isinstance(self._job.suite.part(info.name), EvalTask):
+            return []
+        items = self._job.suite.items(info.name, "calibrate")
+        return [text for text in dict.fromkeys(item.requests[0].context for item in items) if text]
+
     def _with_prompts(self, domains: Sequence[Domain], prompts: Prompts, courses: Sequence[Course]) -> list[Domain]:
         """The prompts join the eval that their teacher teaches, or are a domain of their own."""
         teacher = ModelRef.parse(prompts.teacher, "learn.prompts teacher")
         owner = next((c.info for c in courses if c.teacher == teacher), None)
         school = self._teacher(teacher)
         generation = self._generation(prompts, owner)
-        answered = school.answers(self._prompts(prompts, teacher, generation), generation)
-        lessons = [lesson for lesson in answered if lesson.answer]  # a teacher may have nothing to say
-        if not lessons:
+        try:
+            answered = school.answers(self._prompts(prompts, school, owner, generation), generation)
+            lessons = [lesson for lesson in answered if lesson.answer]  # a teacher may have nothing to say
+            targets = school.targets(lessons) if lessons else None
+        except NonFiniteError:
+            self._say(f"{teacher} computes NaN on {prompts.where}: these prompts are left out")
             return list(domains)
-        targets = school.targets(lessons)
+        if targets is None:
+            self._say(f"{teacher} has nothing to say to {prompts.where}: no prompts are learned from there")
+            return list(domains)
         taught = [d for d in domains if owner is not None and d.name == owner.name]
         if not taught:
             weight = 1 / max(1, len(courses))  # as much as an eval
             return [*domains, Domain(f"{teacher} on {prompts.where}", lessons, "kl", weight, targets)]
         (domain,) = taught
-        assert domain.targets is not None
+        if domain.targets is None:  # the teacher failed on the eval's own items
+            return list(domains)
         joined = replace(domain, lessons=[*domain.lessons, *lessons], targets=_joined(domain.targets, targets))
         return [joined if d is domain else d for d in domains]
 
-    def _prompts(self, prompts: Prompts, teacher: ModelRef, generation: Generation) -> list[Prompt]:
+    def _prompts(
+        self, prompts: Prompts, school: Teacher, owner: EvalInfo | None, generation: Generation
+    ) -> list[Prompt]:
         if prompts.write is None:
             near = self._job.near
             source = PromptList(
@@ -172,15 +202,19 @@ class School:
                 chat_template=prompts.chat_template,
             )
             return read_prompts(source, self._encoder, generation)
-        model = self._load(teacher)
-        turns = user_turns(model, self._encoder, prompts.write, seed=self._job.file.optimize.seed)
+        seed, count = self._job.file.optimize.seed, prompts.write
         with placed(f"learn.prompts of {prompts.teacher}"):
+            if owner is not None and len(contexts := self._contexts(owner)) >= FEWEST:
+                how = (seed, count, contexts)
+                made = school.written("variants", how, lambda m: variants(m, self._encoder, contexts, count, seed=seed))
+                return of_tokens(made)
+            turns = school.written("turns", (seed, count), lambda m: user_turns(m, self._encoder, count, seed=seed))
             return encode([as_chat(turn, self._encoder) for turn in turns], self._encoder, generation)
 
     def _generation(self, prompts: Prompts, owner: EvalInfo | None) -> Generation:
         """How the teacher answers: as the eval it teaches has it, or to the end."""
         settings: dict[str, object] = {"until": list(prompts.stop), "max_gen_toks": prompts.max_tokens}
-        if owner is not None and not prompts.stop and not prompts.chat_template and prompts.write is None:
+        if owner is not None and not prompts.stop and not prompts.chat_template:
             task = self._job.suite.part(owner.name)
             if isinstance(task, EvalTask) and task.kind == "generate_until":
                 items = self._job.suite.items(owner.name, "search")
@@ -194,7 +228,9 @@ class School:
             checkpoint = self._job.checkpoints[ref]
             with placed(f"teacher {ref}"):
                 check_same_vocabulary(load_tokenizer(checkpoint.folder), self._job.suite.tokenizer)
-            identity = digest(repr((stamps(checkpoint), str(self._bench.dtype_of(alone(ref, self._job.recipe))))))
+            said = (stamps(checkpoint), str(self._bench.dtype_of(alone(ref, self._job.recipe))))
+            spoken = sorted(self._job.vocabulary.files.items())  # a model in another vocabulary is another one
+            identity = digest(repr((*said, spoken) if spoken else said))
             self._teachers[ref] = Teacher(
                 identity,
                 lambda: self._load(ref),

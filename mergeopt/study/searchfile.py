@@ -118,7 +118,12 @@ class Prompts(_Section):
     dataset: str | None = Field(None, description="A data set of the Hub, or a local one.")
     config: str | None = None
     split: str = "train"
-    write: int | None = Field(None, ge=1, description="How many the teacher writes itself, by its own chat template.")
+    write: int | None = Field(
+        None,
+        ge=1,
+        description="How many the teacher writes itself: after the prompts of the eval that it teaches, "
+        "else by its own chat template.",
+    )
     column: str | None = Field(None, description="Where a file has several.")
     limit: int | None = Field(None, ge=1)
     chat_template: bool = Field(False, description="Prompts are user's turns, or lists of messages.")
@@ -151,6 +156,11 @@ class Learn(_Section):
     prompts: list[Prompts] = Field(default_factory=list)
     refine: Literal["rows+columns", "rows", "columns", "singular"] = Field(
         "rows+columns", description="What gets numbers below the tensor, with portable: false."
+    )
+    write: int = Field(
+        2000,
+        ge=0,
+        description="With portable: false and no prompts: how many every teacher writes itself, after its eval's.",
     )
     refine_steps: int = Field(400, ge=1, description="Of the gradient below the tensor, at most.")
 
@@ -281,7 +291,7 @@ def _with(data: Any, path: Sequence[str], value: Any, text: str) -> Any:
 
 def explained(error: ValidationError, document: Document, schema: type[BaseModel]) -> InputError:
     """Pydantic's first complaint as one line with place and remedy."""
-    complaints = [(tuple(s for s in e["loc"] if not _is_type_name(s)), e) for e in error.errors()]
+    complaints = [(_route(e["loc"], e["type"] == "extra_forbidden"), e) for e in error.errors()]
     route, first = complaints[0]
     # of a value that fits none of several types the longest complaint knows most
     route, first = max((c for c in complaints if c[0][: len(route)] == route), key=lambda c: len(c[1]["loc"]))
@@ -296,6 +306,12 @@ def explained(error: ValidationError, document: Document, schema: type[BaseModel
         given = given if len(given) <= 60 else f"{given[:57]}..."
         problem = f"{problem.removeprefix('value error, ')}, not {given}"
     return InputError(problem, where=document.where(route), remedy=remedy)
+
+
+def _route(steps: tuple[int | str, ...], ends_in_key: bool) -> Route:
+    """Pydantic's path without the names of types in it; the last step may be a key that only looks like one."""
+    last = len(steps) - 1 if ends_in_key else None
+    return tuple(step for i, step in enumerate(steps) if i == last or not _is_type_name(step))
 
 
 def _is_type_name(step: int | str) -> bool:

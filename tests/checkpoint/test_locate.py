@@ -1,10 +1,11 @@
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from mergeopt.checkpoint.locate import locate_model
+from mergeopt.checkpoint.locate import Located, commits, locate, locate_model
 from mergeopt.errors import InputError
 from mergeopt.recipe.recipe import ModelRef
 
@@ -15,12 +16,15 @@ class Hub:
     def __init__(self, cached: Path | None = None, online: Path | None = None) -> None:
         self.folders = {True: cached, False: online}
         self.asked: list[tuple[str, str | None, bool]] = []
+        self.online_pickle: str | None = None  # what a download that asks for pickles brings
 
     def __call__(self, repo: str, *, revision: str | None, allow_patterns: Any, local_files_only: bool) -> str:
         self.asked.append((repo, revision, local_files_only))
         folder = self.folders[local_files_only]
         if folder is None:
             raise LocalEntryNotFoundError("not there\nsecond line")
+        if self.online_pickle and any(fnmatch(self.online_pickle, pattern) for pattern in allow_patterns):
+            (folder / self.online_pickle).touch()
         return str(folder)
 
 
@@ -114,3 +118,79 @@ def test_offline_is_one_line_with_the_command(hub: Hub) -> None:
     assert str(caught.value) == (
         "org/m@v1 is not on disk; give a local path, or run `hf download org/m --revision v1` on a connected machine"
     )
+
+
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "adapter_model.bin"])
+def test_pickles_are_fetched_only_where_there_is_nothing_else(hub: Hub, tmp_path: Path, file: str) -> None:
+    (tmp_path / "online").mkdir()
+    hub.folders[False], hub.online_pickle = tmp_path / "online", file
+    assert locate_model(ModelRef("org/m")) == tmp_path / "online"
+    assert [cached for *_, cached in hub.asked] == [True, False, False]
+    hub.asked, hub.folders[True] = [], tmp_path / "online"
+    assert locate_model(ModelRef("org/m")) == tmp_path / "online" and len(hub.asked) == 1
+    (tmp_path / "online" / file).unlink()
+    (tmp_path / "online" / "model.safetensors").touch()
+    assert locate_model(ModelRef("org/m")) == tmp_path / "online" and len(hub.asked) == 2
+
+
+OLD, NEW = "1" * 40, "2" * 40
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Hub cache as the Hub's client lays it out: `org/m` at two commits, the branch main and the tag v1."""
+    repository = tmp_path / "cache" / "models--org--m"
+    (repository / "refs").mkdir(parents=True)
+    for name, commit in (("main", NEW), ("v1", OLD)):
+        (repository / "refs" / name).write_text(commit)
+        (repository / "snapshots" / commit).mkdir(parents=True)
+        (repository / "snapshots" / commit / "model.safetensors").touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return repository / "snapshots"
+
+
+@pytest.mark.parametrize(
+    ("revision", "commit"), [(None, NEW), ("main", NEW), ("v1", OLD), (OLD, OLD), (NEW, NEW)], ids=str
+)
+def test_branches_tags_and_commits_in_the_cache(cache: Path, revision: str | None, commit: str) -> None:
+    folder = locate_model(ModelRef("org/m", revision))
+    assert folder == cache / commit
+    assert commits([folder / "model.safetensors", Path("a/b.safetensors")]) == {"org/m": commit}
+
+
+def test_a_revision_that_is_not_cached(cache: Path) -> None:
+    with pytest.raises(InputError, match=r"org/m@v2 is not on disk; .*--revision v2"):
+        locate_model(ModelRef("org/m", "v2"))
+
+
+def test_model_and_adapter_each_at_a_revision(cache: Path, work: Path) -> None:
+    (work / "lora").mkdir()
+    assert locate(ModelRef.parse("org/m@v1+lora", "")) == Located(cache / OLD, work / "lora")
+    assert locate(ModelRef.parse("org/m+org/m@v1", "")) == Located(cache / NEW, cache / OLD)
+    assert locate(ModelRef.parse("org/m", "")) == Located(cache / NEW)
+
+
+@pytest.mark.parametrize("name", ["llama+alpaca", "m@v1", "a+b+c", "runs/x+y@2", "a@1@2"])
+def test_a_folder_with_plus_or_at_in_its_name(hub: Hub, work: Path, tmp_path: Path, name: str) -> None:
+    near = tmp_path / "recipes"
+    (near / name).mkdir(parents=True)
+    assert locate(ModelRef.parse(name, ""), near) == Located(near / name)
+    assert locate(ModelRef(name), near) == Located(near / name)
+    absolute = str(near / name)
+    assert locate(ModelRef.parse(absolute, "")) == Located(near / name) and hub.asked == []
+
+
+def test_both_readings_are_an_error_that_names_both(work: Path) -> None:
+    for name in ("llama+alpaca", "llama", "alpaca"):
+        (work / name).mkdir()
+    with pytest.raises(
+        InputError, match=r"'llama\+alpaca' is a folder, .*llama\+alpaca, and also the adapter .*/alpaca"
+    ):
+        locate(ModelRef.parse("llama+alpaca", ""))
+    assert locate(ModelRef("llama+alpaca")) == Located(work / "llama+alpaca")
+    (work / "alpaca").rmdir()
+    assert locate(ModelRef.parse("llama+alpaca", "")) == Located(work / "llama+alpaca")
+    (work / "llama+alpaca").rmdir()
+    with pytest.raises(InputError, match="alpaca"):
+        locate(ModelRef.parse("llama+./alpaca", ""))

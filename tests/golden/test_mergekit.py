@@ -11,19 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mergeopt.merge.folder import Prepared, merge_to_folder
+from mergeopt.merge.folder import Prepared
 from mergeopt.merge.plan import Job
-from tests.conftest import Weights, read_weights
-from tests.merge.conftest import prepared
+from tests.conftest import read_weights
+from tests.golden.compare import SETTINGS, assert_one_ulp, ours
 
 pytestmark = pytest.mark.golden
 
-SETTINGS = {
-    "scalar": "0.4",
-    "gradient": "[0.1, 0.9, 0.3, 0.6]",
-    "filter": "[{filter: self_attn, value: 0.7}, {filter: mlp, value: 0.2}, {value: 0.5}]",
-    "filter+gradient": "[{filter: self_attn, value: [0.2, 0.8]}, {filter: norm, value: 1}, {value: [0.9, 0.3, 0.5]}]",
-}
 DELTAS = """
 merge_method: {method}
 base_model: base{x}
@@ -50,22 +44,6 @@ def recipe(method: str, setting: str, dtype: str) -> str:
         return RECIPES[method].format(x=x, s=s) + f"dtype: {dtype}\n"
     trims = method == "ties"  # mergekit's random draws are others than ours: compare the plan, nothing dropped
     return DELTAS.format(method=method, x=x, s=s, d=s if trims else 1, d2=0.6 if trims else "[1, 1]")
-
-
-def ours(text: str, out: Path) -> tuple[Prepared, Weights]:
-    of = prepared(text)
-    merge_to_folder(of, out)
-    return of, read_weights(out)
-
-
-def assert_one_ulp(mine: Weights, theirs: Weights) -> None:
-    assert mine.keys() == theirs.keys()
-    for name, tensor in theirs.items():
-        assert mine[name].dtype == tensor.dtype and mine[name].shape == tensor.shape
-        exact, eps = tensor.double(), torch.finfo(tensor.dtype).eps
-        # two float32 computations differ by a few roundings of their largest term; one bfloat16 rounding hides them
-        slack = 4 * eps * exact.abs().clamp_min(1) if tensor.dtype == torch.float32 else eps * exact.abs() + 1e-6
-        assert bool(((mine[name].double() - exact).abs() <= slack).all()), name
 
 
 def scale_and_ties(job: Job, of: Prepared) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch
 import mergeopt.merge.stream as stream_module
 from mergeopt.checkpoint.staging import Staging
 from mergeopt.errors import InputError, MergeoptError
+from mergeopt.merge.finite import is_finite
 from mergeopt.merge.folder import merge_to_folder
 from mergeopt.methods import METHODS, SCHEMAS
 from mergeopt.methods.draws import Draws
@@ -169,6 +170,14 @@ def test_side_files_are_the_donors(models: Path):
     assert not (models / "out/tokenizer_config.json").exists()
 
 
+def test_a_base_that_joins_the_models_is_named(models: Path):
+    text = "merge_method: karcher\nmodels: [{model: a}, {model: b}]\n"
+    assert prepared(text).notices == ()
+    said = "base_model 'base' is merged like the models listed: karcher has no base"
+    assert prepared(text + "base_model: base\n").notices == (said,)
+    assert prepared(text + "base_model: a\n").notices == ()
+
+
 def test_notices_name_what_has_no_effect(models: Path):
     text = """
     merge_method: passthrough
@@ -205,7 +214,7 @@ def test_a_full_disk_leaves_nothing_and_says_what_was_needed(models: Path, monke
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("mergeopt.checkpoint.staging.os.pwrite", full)
-    with pytest.raises(MergeoptError, match=r"No space left on device while writing; the model needs 0\.00 GB"):
+    with pytest.raises(MergeoptError, match=r"No space left on device while writing; the model needs \d+ kB"):
         merge_to_folder(prepared(LINEAR), models / "out")
     assert not (models / "out").exists()
 
@@ -234,9 +243,57 @@ def test_a_source_that_changes_meanwhile_is_noticed(models: Path):
     of = prepared(LINEAR)
     write_model(models / "other", llama_weights(3))
     (models / "other/model.safetensors").replace(models / "b/model.safetensors")
-    with pytest.raises(MergeoptError, match="changed while reading"):
+    with pytest.raises(MergeoptError, match=r"b/model.safetensors: changed since its header was read"):
         merge_to_folder(of, models / "out")
     assert not (models / "out").exists()
+
+
+@pytest.mark.parametrize("change", ["touched", "rewritten in place", "replaced", "gone"])
+def test_a_source_that_changes_after_it_was_read_is_noticed(models: Path, change: str):
+    file = models / "b/model.safetensors"
+
+    def progress(_: int) -> None:
+        if change == "touched":
+            os.utime(file, ns=(1, 1))
+        elif change == "rewritten in place":
+            file.write_bytes(file.read_bytes())
+        elif change == "replaced":
+            copy = models / "copy"
+            copy.write_bytes((models / "a/model.safetensors").read_bytes())
+            copy.replace(file)
+        else:
+            file.unlink(missing_ok=True)
+
+    with pytest.raises(MergeoptError, match=r"b/model.safetensors: (changed while it was in use|No such file)"):
+        merge_to_folder(prepared(LINEAR), models / "out", progress=progress)
+    assert not (models / "out").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_named(models: Path, value: float):
+    weights = read_weights(models / "b")
+    weights[UP][3, 4] = value
+    write_model(models / "bad", weights)
+    text = LINEAR.replace("model: b", "model: bad")
+    notices = merge_to_folder(prepared(text), models / "out").notices
+    assert notices == (f"NaN or infinity in tensor {UP!r}, as it is in 'bad'",)
+    with pytest.raises(InputError, match=rf"{UP}', as it is in 'bad'; mend or replace"):
+        merge_to_folder(prepared(text), models / "strict", strict=True)
+    assert not (models / "strict").exists()
+    assert merge_to_folder(prepared(LINEAR), models / "fine", strict=True).notices == ()
+
+
+def test_a_number_too_large_for_the_output_is_named(models: Path):
+    write_model(models / "large", {n: t * 1e6 for n, t in read_weights(models / "b").items()})
+    text = LINEAR.replace("model: b", "model: large") + "dtype: float16\n"
+    (notice,) = merge_to_folder(prepared(text), models / "out").notices
+    assert "from finite sources and in" in notice
+
+
+def test_a_large_sum_of_finite_numbers_is_finite():
+    assert is_finite(torch.full((1 << 12,), 60000.0, dtype=torch.float16))
+    assert is_finite(torch.full((4,), 3e38)) and not is_finite(torch.tensor([1.0, float("-inf"), float("inf")]))
+    assert is_finite(torch.tensor([7])) and is_finite(torch.zeros(2, dtype=torch.float8_e4m3fn))
 
 
 def test_torch_threads_are_given_back(models: Path):
@@ -267,7 +324,7 @@ def test_new_weights_never_stand_beside_an_earlier_config(models: Path, monkeypa
     def full(*_: Any) -> None:
         raise MergeoptError("disk full")
 
-    monkeypatch.setattr("mergeopt.merge.folder.copy_side_files", full)
+    monkeypatch.setattr("mergeopt.merge.folder.write_side_files", full)
     with pytest.raises(MergeoptError, match="disk full"):
         merge_to_folder(prepared(LINEAR), models / "out")
     assert not (models / "out" / "config.json").exists()

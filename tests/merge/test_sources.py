@@ -8,7 +8,7 @@ from mergeopt.errors import InputError
 from mergeopt.merge.layout import Input
 from mergeopt.merge.sources import FileSource, ResidentSource, facts, open_models, opened_readers
 from mergeopt.recipe.recipe import ModelRef
-from tests.conftest import llama_weights, read_weights, write_model
+from tests.conftest import llama_weights, read_weights, write_adapter, write_model
 
 A, B = ModelRef("a"), ModelRef("b")
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -22,9 +22,44 @@ def test_models_are_found_here_and_beside_the_recipe(models: Path):
         open_models([ModelRef("./nowhere")], None)
 
 
-def test_an_adapter_is_refused(models: Path):
-    with pytest.raises(InputError, match=r"'a\+lora' names an adapter; merge the adapter into its model first"):
-        open_models([ModelRef("a", lora="lora")], None)
+LORA = {"model.layers.1.mlp.up_proj": (24, 16)}
+
+
+def test_an_adapter_is_a_view_of_its_model(models: Path):
+    added = write_adapter(models / "lora", LORA, lora_alpha=6)
+    base, ref = ModelRef("base"), ModelRef("base", lora="lora")
+    opened = open_models([base, ref], None)
+    assert opened[ref].name == "base+lora" and opened[ref].notices == ()
+    assert opened[ref].files == (
+        models / "base/model.safetensors",
+        models / "lora/adapter_config.json",
+        models / "lora/adapter_model.safetensors",
+    )
+    with opened[ref].reader() as reader:
+        torch.testing.assert_close(reader.tensor(UP), read_weights(models / "base")[UP] + 3 * added[UP])
+
+
+def test_an_adapter_alone_stands_on_the_base_or_on_what_it_names(models: Path):
+    write_adapter(models / "lora", LORA, base_model_name_or_path="a")
+    ref = ModelRef("lora")
+    alone, on_base = (open_models([ref], None, base)[ref] for base in (None, ModelRef("base")))
+    assert alone.folder == models / "a" and on_base.folder == models / "base"
+    assert alone.notices == ("'lora' is an adapter: read on 'a', as 'a+lora' would be",)
+    assert on_base.notices[0] == "lora: the adapter was trained on 'a', not on 'base'"
+    assert open_models([ref], None, ref)[ref].folder == models / "a"
+    write_adapter(models / "lost", LORA, base_model_name_or_path="./no")
+    with pytest.raises(InputError, match=r"'lost' is an adapter, and its model: no such folder.*<its model>\+lost"):
+        open_models([ModelRef("lost")], None)
+    write_adapter(models / "nameless", LORA, base_model_name_or_path=None)
+    with pytest.raises(InputError, match="'nameless' is an adapter that names no model"):
+        open_models([ModelRef("nameless")], None)
+
+
+def test_an_architecture_is_overridden(models: Path):
+    ref = ModelRef("a", architecture="MistralForCausalLM")
+    opened = open_models([A, ref], None)
+    assert opened[ref].config["architectures"] == ["MistralForCausalLM"]
+    assert opened[A].config["architectures"] == ["LlamaForCausalLM"]
 
 
 @pytest.mark.parametrize(

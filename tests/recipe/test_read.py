@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mergeopt.errors import InputError
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.document import read_document
 from mergeopt.recipe.read import read_recipe
@@ -59,12 +60,16 @@ def test_slices():
         ("bfloat16", "bfloat", ("r.yml:8 dtype", "did you mean 'bfloat16'")),
         ("bfloat16", "bfloat16`", ("r.yml:8 dtype", "did you mean 'bfloat16'")),
         ("models:", "modles:", ("r.yml", "names no models", "models: and slices:")),
-        ("model: b", "model: b@1@2", ("r.yml:6 models[1].model", "more than one @")),
-        ("model: b", "model: b+c+d", ("r.yml:6 models[1].model", "more than one +")),
+        ("model: b", "model: {model: b, revison: v}", ("r.yml:6 models[1].model", "'revison' says nothing")),
+        (
+            "model: b",
+            "model: {model: b, override_architecture: 1}",
+            ("r.yml:6 models[1].model", "1 is no architecture"),
+        ),
+        ("model: b", "model: {model: b, lora: [l]}", ("r.yml:6 models[1].model", "is not a model")),
         ("model: b", "model: ''", ("r.yml:6 models[1].model", "is not a model")),
         ("model: b", "model: {MODEL}", ("r.yml:6 models[1].model", "is not a model")),
         ("density: 0.6}", "density: {filter: mlp}}", ("r.yml:5 models[0].parameters.density", "has no value")),
-        ("dtype: bfloat16", "tokenizer: {tokens: {x: {}}}", ("r.yml:8 tokenizer", "tokenizer_source: base")),
         ("dtype: bfloat16", "slices: [{sources: [{model: a, layer_range: [0, 1]}]}]", ("both models and slices",)),
         ("dtype: bfloat16", "seed: -1", ("r.yml:8 seed", "greater than or equal to 0")),
         ("dtype: bfloat16", "parameters: [1]", ("r.yml:8 parameters", "mapping")),
@@ -135,7 +140,7 @@ def test_other_dialects_are_recognised(text: str, word: str):
         ("int8_mask: true", ("r.yml:9 int8_mask", "belongs under parameters:")),
         ("t: 0.5", ("r.yml:9 t", "has no effect")),
         ("parameters: {dtype: float32}", ("r.yml:9 parameters.dtype", "belongs at the top level")),
-        ("parameters: {t: 0.5}", ("r.yml:9 parameters.t", "ties does not read 't' (it belongs to slerp)")),
+        ("parameters: {t: 0.5}", ("r.yml:9 parameters.t", "ties does not read 't' (it belongs to nearswap, slerp)")),
         ("parameters: {wieght: 0.5}", ("r.yml:9 parameters.wieght", "did you mean 'weight'")),
         ("parameters: {Density: 0.5}", ("r.yml:9 parameters.Density", "did you mean 'density'")),
     ],
@@ -179,15 +184,6 @@ def test_empty_parts_are_no_mistake(empty: str):
     assert reading(TIES + empty + "\n").notices == ()
 
 
-def test_tokenizer_without_rules_is_union():
-    assert reading(TIES + "tokenizer: {}\n").recipe.tokenizer_source == "union"
-    assert reading(TIES + "tokenizer: {source: base}\n").recipe.tokenizer_source == "base"
-
-
-def test_two_words_on_the_tokenizer_are_refused():
-    assert "both tokenizer and tokenizer_source" in refusal(TIES + "tokenizer: {}\ntokenizer_source: base\n")
-
-
 def test_a_base_counts_as_one_more_source_where_there_are_no_deltas():
     text = "merge_method: linear\nbase_model: c\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n"
     assert [str(s.model) for s in reading(text).recipe.slices[0].sources] == ["a", "b", "c"]
@@ -223,6 +219,34 @@ def test_slerp_joins_two():
     assert "slerp needs 't'" in refusal(text.replace("parameters: {t: 0.5}", "parameters:"))
 
 
+@pytest.mark.parametrize(
+    ("method", "models", "base", "said"),
+    [
+        ("nuslerp", 1, None, "nuslerp takes 2 models beside base_model, given 1"),
+        ("nuslerp", 3, "x", "nuslerp takes 2 models beside base_model, given 3"),
+        ("model_stock", 1, "x", "model_stock takes at least 2 models beside base_model, given 1"),
+        ("nearswap", 2, "x", "nearswap takes 1 model beside base_model, given 2"),
+        ("arcee_fusion", 2, "x", "arcee_fusion takes 1 model beside base_model, given 2"),
+        *((name, 2, None, f"{name} needs base_model") for name in ("model_stock", "sce", "ram", "ramplus_tl")),
+        *((name, 1, None, f"{name} needs base_model") for name in ("nearswap", "arcee_fusion")),
+    ],
+)
+def test_what_a_method_demands_of_its_models(method: str, models: int, base: str | None, said: str):
+    text = f"merge_method: {method}\nmodels: [{', '.join(f'{{model: m{i}}}' for i in range(models))}]\n"
+    text += "parameters: {weight: 1, t: 1}\n" + (f"base_model: {base}\n" if base else "")
+    assert said in refusal(text)
+
+
+@pytest.mark.parametrize("base", ["", "base_model: a\n", "base_model: c\n"])
+def test_a_base_that_may_be_missing(base: str):
+    """nuslerp and multislerp take deltas where there is one, listed or not."""
+    listed = "  - {model: a}\n" if base.endswith("a\n") else ""
+    for method in ("nuslerp", "multislerp"):
+        text = f"merge_method: {method}\n{base}models:\n{listed}  - {{model: b}}\n  - {{model: d}}\n"
+        recipe = reading(text + "parameters: {weight: 1}\n").recipe
+        assert (None if recipe.base is None else str(recipe.base)) == (base[-2] if base else None)
+
+
 def test_a_base_may_stand_in_the_slices():
     text = """\
     merge_method: slerp
@@ -242,7 +266,7 @@ def test_a_base_may_stand_in_the_slices():
 
 def test_methods_of_mergekit_that_are_missing_are_not_misspelt_ones():
     line = refusal(TIES.replace("ties", "della_linear"))
-    assert "'della_linear' of mergekit is not known here yet; known: dare_linear" in line
+    assert "'della_linear' of mergekit is not known here yet; known: arcee_fusion" in line
 
 
 def test_model_references():
@@ -254,7 +278,22 @@ def test_model_references():
     assert ref("org/name@rev+org/lora") == ModelRef("org/name", "rev", "org/lora")
     assert ref("'  with space '") == ModelRef("with space")
     assert ref("{model: {path: 'a+b', revision: v1}}") == ModelRef("a+b", "v1")
+    with pytest.raises(InputError, match=r"revision 123 is not text; quote it"):
+        ref("{model: {path: a, revision: 123}}")
     assert ref("{model: {path: a}, lora: {path: l}}") == ModelRef("a", None, "l")
+    assert ref("{model: a, lora: {path: l, revision: r}}") == ref("a+l@r") == ModelRef("a", None, "l", None, "r")
+    assert ref("{model: a, override_architecture: X}") == ModelRef("a", architecture="X")
+
+
+@pytest.mark.parametrize("name", ["a+b+c", "a@1@2", "a+", "+b", "a@", "/models/x+y/z@1+2"])
+def test_text_that_cannot_be_split_is_a_name(name: str):
+    assert ModelRef.parse(name, "") == ModelRef(name)
+
+
+def test_a_reference_knows_its_parts():
+    ref = ModelRef("a", "v", "l", "X", "r")
+    assert str(ref) == "a@v+l@r" and ref.adapter == ModelRef("l", "r") and ref.bare == ModelRef("a", "v", None, "X")
+    assert ModelRef("a").adapter is None
 
 
 MODULES = """\
@@ -300,3 +339,15 @@ def test_a_refinement_lies_beside_the_recipe_or_else_in_the_working_folder(
         assert (reading.recipe.refinement, reading.notices) == (found, ())
     file.write_text("merge_method: passthrough\nmodels: [{model: a}]\nparameters: {refinement: fine}\n")
     assert "belongs at the top level" in read_recipe(read_document(file), SCHEMAS).notices[0]
+
+
+def test_a_base_by_itself_is_copied():
+    text = "merge_method: task_arithmetic\nbase_model: b+l\n" + (
+        "slices: [{sources: [{model: b+l, layer_range: [0, 2], parameters: {weight: 1}}]}]\n"
+    )
+    found = reading(text)
+    assert found.recipe.method == "passthrough" and found.recipe.donor == ModelRef("b", lora="l")
+    assert found.notices == ("r.yml:2 base_model: b+l is the only model: nothing is added to it, it is copied",)
+    assert "slerp takes 1 model" in refusal(
+        "merge_method: slerp\nbase_model: b\nmodels: [{model: b}]\nparameters: {t: 0}\n"
+    )

@@ -89,3 +89,16 @@ def test_evaluation_is_read_as_tasks() -> None:
     )
     translation = translate_genome(document(text), schemas=SCHEMAS, layers=12)
     assert translation.objective == [{"eval": "gsm8k", "metric": "acc", "weight": 1.0, "limit": 20}]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dare_ties": "[dare_ties]"}, "unknown method"),
+        ({"layer_granularity: 4": "layer_granularity: .inf"}, "layer_granularity is inf"),
+        ({"layer_granularity: 4": "layer_granularity: .nan"}, "layer_granularity is nan"),
+    ],
+)
+def test_values_of_no_sense(change: dict[str, str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        translate_genome(evolve(**change), schemas=SCHEMAS, layers=8)

@@ -271,3 +271,35 @@ def test_the_finest_recipe_of_five_models_takes_about_a_millisecond() -> None:
         branch.recipe(branch.init)
         best = min(best, time.perf_counter() - began)
     assert best < 0.01, f"{best * 1e3:.1f} ms"  # about 1 ms; ten times that on a loaded machine
+
+
+def test_methods_without_numbers_are_choices_only() -> None:
+    text = """\
+    merge_method: {choice: [karcher, model_stock, arcee_fusion, ram]}
+    base_model: base
+    models: [{model: a}, {model: b}]
+    """
+    space = space_of(text.replace(", arcee_fusion", ""))
+    assert [(branch.name, branch.dimensions) for branch in space.branches] == [
+        (f"merge_method={name}", ()) for name in ("karcher", "model_stock", "ram")
+    ]
+    with pytest.raises(InputError, match=r"arcee_fusion takes 1 model .* \(with merge_method=arcee_fusion\)"):
+        space_of(text)
+
+
+def test_no_gradient_moves_a_threshold() -> None:
+    (branch,) = space_of(
+        """\
+        merge_method: ramplus_tl
+        base_model: base
+        models: [{model: a}, {model: b}]
+        parameters: {r: {range: [0, 1]}, epsilon: {range: [1.0e-6, 1.0e-2], log: true}}
+        """
+    ).branches
+    assert names(branch) == ["r", "epsilon"] and branch.thresholds == ("epsilon",)
+
+
+def test_a_whole_number_is_chosen_not_ranged_over() -> None:
+    text = "merge_method: karcher\nmodels: [{model: a}, {model: b}]\nparameters: {max_iter: {range: [1, 9]}}\n"
+    with pytest.raises(InputError, match=r"use max_iter: \{choice: \[1, 2\]\}"):
+        space_of(text)

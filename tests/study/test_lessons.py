@@ -60,7 +60,7 @@ class Lessons:
         return {name: int((of == index).sum()) for index, name in enumerate(self.made.names)}
 
 
-def lessons(job: SearchJob, *splits: Any) -> Lessons:
+def lessons(job: SearchJob, *splits: Any, write: int = 0) -> Lessons:
     bench, said = Workbench(job.checkpoints, job.suite, CPU), list[str]()
     scores = {c.name: bench.measure(c.recipe, "search") for c in job.contenders if c.kind in ("base", "parent")} | {
         c.name: bench.measure(c.recipe, "search") for c in job.contenders if c.name == "uniform"
@@ -73,7 +73,7 @@ def lessons(job: SearchJob, *splits: Any) -> Lessons:
         Reference(job.suite.evals, base, parents),
         lambda event: said.append(event.text) if isinstance(event, Notice) else None,
     )
-    return Lessons(school.curriculum(splits or ("calibrate",)), bench, job, said)
+    return Lessons(school.curriculum(splits or ("calibrate",), write=write), bench, job, said)
 
 
 def learned(data: Any, folder: Path, *splits: Any, **learn: Any) -> Lessons:
@@ -268,6 +268,14 @@ def test_a_teacher_writes_its_own_prompts(work: Path, tmp_path: Path, monkeypatc
     assert 1 <= list(found.counts().values())[-1] <= 6
     assert list(found.loss("zoo/multitask").values())[-1] == pytest.approx(0.0, abs=1e-6)
     assert learned(learning(), tmp_path, prompts=prompts).counts() == found.counts()
+
+
+def test_a_teacher_writes_prompts_like_those_of_its_eval(work: Path, tmp_path: Path) -> None:
+    alone = learned(learning("sort_whole"), tmp_path)
+    asked = learned(learning("sort_whole"), tmp_path, prompts=[{"write": 9, "teacher": "zoo/sort"}])
+    assert asked.counts() == {"sort_whole": alone.counts()["sort_whole"] + 9} and asked.said == []
+    assert asked.loss("zoo/sort")["sort_whole"] == pytest.approx(0.0, abs=1e-6)
+    assert lessons(alone.job, "calibrate", write=9).counts() == asked.counts()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ A list of prompts is a file or a data set and the column that holds them. It is 
 thousands costs some thousands of rows, and equal prompts count once.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -71,6 +71,11 @@ def read_prompts(source: PromptList, encoder: Encoder, generation: Generation) -
 def encode(texts: Sequence[str], encoder: Encoder, generation: Generation) -> list[Prompt]:
     """Rendered prompts in tokens."""
     return [Prompt(tuple(encoder.prompt(text, generation)), content_hash({"prompt": text})) for text in texts]
+
+
+def of_tokens(prompts: Iterable[Sequence[int]]) -> list[Prompt]:
+    """Prompts that are in tokens already."""
+    return [Prompt(tuple(tokens), content_hash({"prompt": list(tokens)})) for tokens in prompts]
 
 
 def as_chat(turn: Any, encoder: Encoder) -> str:

@@ -4,6 +4,9 @@ Given its chat template up to where the user would speak, such a model goes on w
 asks is what it was taught (Magpie, Xu et al. 2024, arXiv 2406.08464, section 2.1).
 """
 
+from collections.abc import Callable, Hashable
+from typing import TypeVar
+
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mergeopt.errors import InputError
@@ -13,6 +16,7 @@ from mergeopt.scoring.forward import Batching
 from mergeopt.scoring.generate import Generator
 
 ROUNDS = 8  # of asking for the turns that are still missing; who repeats himself that often has no more to say
+T = TypeVar("T", bound=Hashable)
 _MARK = "MERGEOPTUSERTURN"
 
 
@@ -36,15 +40,23 @@ def user_turns(
     prompt = encoder.tokenizer.encode(before, add_special_tokens=False)
     generation = _generation(model, encoder, after, max_tokens, temperature)
     generator = Generator(model, encoder, batching or Batching())
-    found: dict[str, None] = {}
+
+    def some(number: int, missing: int) -> list[str]:
+        made = generator.tokens([prompt] * missing, generation, seed=seed * ROUNDS + number)
+        return [encoder.answer(tokens, generation).strip() for tokens in made]
+
+    return different(some, count)
+
+
+def different(make: Callable[[int, int], list[T]], count: int) -> list[T]:
+    """Up to `count` different texts or prompts, none empty, of ``make(round, how many are missing)``."""
+    found: dict[T, None] = {}
     for number in range(ROUNDS):
         missing = count - len(found)
         if missing <= 0:
             break
-        made = generator.tokens([prompt] * missing, generation, seed=seed * ROUNDS + number)
-        turns = (encoder.answer(tokens, generation).strip() for tokens in made)
-        found |= dict.fromkeys(turn for turn in turns if turn)
-    return list(found)
+        found |= dict.fromkeys(one for one in make(number, missing) if one)
+    return list(found)[:count]
 
 
 def _around_the_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:

@@ -6,11 +6,13 @@ float32: a token's id takes four bytes anyway, so half precision would save a qu
 which equals its teacher has a loss of 0.
 """
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,6 +70,17 @@ class Teacher:
         tokens = iter(found["tokens"].tolist())
         lengths = found["lengths"].tolist()
         return [Lesson(p.tokens, tuple(islice(tokens, n)), p.key) for p, n in zip(prompts, lengths, strict=True)]
+
+    def written(self, what: str, how: object, make: Callable[[PreTrainedModel], list[Any]]) -> list[Any]:
+        """Texts or tokens that it writes, as JSON keeps them, made once for each `what` and `how`."""
+
+        def made() -> Tensors:
+            data = json.dumps(make(self.load())).encode()
+            return {"json": torch.frombuffer(bytearray(data), dtype=torch.uint8)}
+
+        found = kept(self.cache, self._digest(what, how, []), made)
+        written: list[Any] = json.loads(found["json"].numpy().tobytes())
+        return written
 
     def targets(self, lessons: Sequence[Lesson], *, top: int = TOP) -> Targets:
         """Its next-token distributions at every answer token, lesson by lesson.
