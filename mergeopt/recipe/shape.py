@@ -86,6 +86,7 @@ class Shape:
 
     @cached_property
     def _tallest(self) -> tuple[TensorInfo, ...]:
+        """Matrices of no layer with the most rows, tables of positions aside."""
         matrices = [info for info in self.outer if len(info.shape) == 2 and "pos" not in info.name]
         rows = max((info.shape[0] for info in matrices), default=0)
         return tuple(info for info in matrices if info.shape[0] == rows)
