@@ -1,10 +1,11 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from mergeopt import files
 from mergeopt.errors import InputError, MergeoptError
-from mergeopt.files import find_file, shipped, size_text, write_text
+from mergeopt.files import find_file, shipped, size_text, sweep, write_text
 
 
 def test_text_appears_whole(tmp_path: Path):
@@ -25,6 +26,14 @@ def test_a_failed_write_leaves_the_old_text(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(MergeoptError, match=r"x\.txt: cannot be written \(No space left"):
         write_text(path, "new")
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path: Path):
+    dead, mine, others = (tmp_path / name for name in (".x.4194304999.tmp", f".x.{os.getpid()}.tmp", ".x.y.tmp"))
+    for path in (dead, mine, others):
+        path.touch()
+    sweep(tmp_path)
+    assert not dead.exists() and mine.exists() and others.exists()
 
 
 @pytest.fixture
