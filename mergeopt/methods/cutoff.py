@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 from mergeopt.methods.chunks import Chunk, Chunks, source_deltas
 from mergeopt.methods.kernels import at_least
+from mergeopt.methods.steps import keep
 
 _SMALL = 1 << 17  # below it, sorting the whole tensor costs less than passing over it twice
 _PIECE = 1 << 13  # elements of the sample that are read at once
@@ -51,6 +53,19 @@ class Cutoff:
         if beyond < size.numel():
             kept[beyond:] = at_least(size[beyond:], limit + 1)
         return kept
+
+    def trimmed(self, delta: Tensor, start: int) -> Tensor:
+        """The delta [b] where it is kept, else 0; NaN stays."""
+        if delta.dtype != torch.float32:
+            return keep(delta, self.keep(delta, start))
+        if self.magnitude <= 0:  # what is not kept is 0 anyway
+            return delta
+        within = min(max(self.last - start + 1, 0), delta.numel())
+        # one pass: zero up to the number before the magnitude, and up to it where equal ones are not kept
+        result = hardshrink(delta, _float_of(_bits_of(self.magnitude) - (within > 0)))
+        if 0 < within < delta.numel():
+            result[within:] = hardshrink(delta[within:], self.magnitude)
+        return result
 
 
 EVERYTHING = Cutoff(-1.0, -1)
