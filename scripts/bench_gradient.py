@@ -306,6 +306,9 @@ class SoftCutoff:
     def keep(self, delta: Tensor, start: int) -> Tensor:
         return self.hard.keep(delta, start) + self.soft[start : start + delta.numel()]
 
+    def trimmed(self, delta: Tensor, start: int) -> Tensor:
+        return delta * self.keep(delta, start)
+
 
 @dataclass(frozen=True, slots=True)
 class SoftDraws(Draws):

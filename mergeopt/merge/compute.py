@@ -20,7 +20,7 @@ from mergeopt.methods import Method
 from mergeopt.methods.chunks import Chunk, Chunks, row_of, whole_multiple
 from mergeopt.methods.draws import Draws
 
-AT_ONCE = 4  # chunks that are read and written together: each call costs as much as a pass over a chunk
+AT_ONCE = 8  # chunks that are read and written together: each call costs as much as a pass over a chunk
 
 Factors = tuple[Tensor, Tensor, Tensor]
 """U [rows, r], σ [r], Vᵀ [r, rest] of a delta [rows, rest]."""

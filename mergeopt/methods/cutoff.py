@@ -13,14 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 from mergeopt.methods.chunks import Chunk, Chunks, source_deltas
 from mergeopt.methods.kernels import at_least
+from mergeopt.methods.steps import keep
 
 _SMALL = 1 << 17  # below it, sorting the whole tensor costs less than passing over it twice
 _PIECE = 1 << 13  # elements of the sample that are read at once
 _PIECES = (8, 512)  # fewest and most
-_SPREAD = 8  # half the width of the range, in standard errors of a sample's quantile were its elements independent
+_SPREAD = 5  # half the width of the range, in standard errors of a sample's quantile were its elements independent
 _INSIDE = 1 << 23  # elements kept inside all the ranges of one tensor
 
 _Bits = npt.NDArray[np.uint32]
@@ -51,6 +53,19 @@ class Cutoff:
         if beyond < size.numel():
             kept[beyond:] = at_least(size[beyond:], limit + 1)
         return kept
+
+    def trimmed(self, delta: Tensor, start: int) -> Tensor:
+        """The delta [b] where it is kept, else 0; NaN stays."""
+        if delta.dtype != torch.float32:
+            return keep(delta, self.keep(delta, start))
+        if self.magnitude <= 0:  # what is not kept is 0 anyway
+            return delta
+        within = min(max(self.last - start + 1, 0), delta.numel())
+        # one pass: zero up to the number before the magnitude, and up to it where equal ones are not kept
+        result = hardshrink(delta, _float_of(_bits_of(self.magnitude) - (within > 0)))
+        if 0 < within < delta.numel():
+            result[within:] = hardshrink(delta[within:], self.magnitude)
+        return result
 
 
 EVERYTHING = Cutoff(-1.0, -1)
@@ -148,21 +163,39 @@ def _by_sorting(chunks: Chunks, searches: Sequence[_Search], streams: Streams, n
 def _by_sample(chunks: Chunks, searches: Sequence[_Search], streams: Streams) -> None:
     """Finds what it can in one pass over the tensor; on a CPU."""
     ranges = _ranges(chunks, searches, streams)
-    room = _INSIDE
+    room, scratch = _INSIDE, _Scratch(0)
     for chunk in chunks if ranges else ():
         found = streams(chunk)
-        sizes = {i: _bits(found[i]).numpy().view(np.uint32) for i in {r.search.stream for r in ranges}}
+        if len(scratch.bits) < found[0].numel():
+            scratch = _Scratch(found[0].numel())
         for one in ranges:
-            bits = sizes[one.search.stream]
-            inside = np.flatnonzero(bits - one.low < one.width)
-            one.below += int(np.count_nonzero(bits < one.low))
-            one.inside.append(bits[inside])
-            one.places.append(inside + chunk.start)
-            room -= len(inside)
+            room -= _look(one, found[one.search.stream], chunk.start, scratch)
         if room < 0:
             return
     for one in ranges:
         one.search.found = _within(chunks.numel, one)
+
+
+class _Scratch:
+    """Memory for one look at a chunk, used again for the next: fresh memory costs more than what is done in it."""
+
+    def __init__(self, length: int) -> None:
+        self.magnitudes = torch.empty(length)
+        self.bits: _Bits = self.magnitudes.numpy().view(np.uint32)
+        self.mask = np.empty(length, dtype=np.bool_)
+
+
+def _look(one: _Range, x: Tensor, start: int, scratch: _Scratch) -> int:
+    """Counts what lies below the range and keeps what lies inside: how many."""
+    length = x.numel()
+    bits, mask = scratch.bits[:length], scratch.mask[:length]
+    torch.abs(x.float(), out=scratch.magnitudes[:length])
+    one.below += int(np.count_nonzero(np.less(bits, one.low, out=mask)))
+    np.subtract(bits, one.low, out=bits)
+    inside = np.flatnonzero(np.less(bits, one.width, out=mask))
+    one.inside.append(bits[inside] + one.low)
+    one.places.append(inside + start)
+    return len(inside)
 
 
 def _ranges(chunks: Chunks, searches: Sequence[_Search], streams: Streams) -> list[_Range]:

@@ -63,10 +63,15 @@ def elected_mean(
     scale = weight * factors.to(weight)
     weighted = [delta * s for delta, s in zip(kept, scale, strict=True)]
     if normalize:
-        return divided(*elected_sum(weighted, weight)) * lambda_
-    elected = _elected(weighted)
-    along = [_along(x, elected) for x in weighted]
-    return sum(along[1:], along[0]) * elected * lambda_
+        merged, divisor = elected_sum(weighted, weight)
+        least = float(weight.detach().min())
+        # where all weights are positive the divisor is 0 only where nothing agrees, and there so is the sum
+        merged = merged / divisor.clamp_min(least) if least > 0 else divided(merged, divisor)
+    else:
+        elected = _elected(weighted)
+        along = [_along(x, elected) for x in weighted]
+        merged = sum(along[1:], along[0]) * elected
+    return merged if _is_one(lambda_) else merged * lambda_
 
 
 def elected_sum(weighted: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,6 +87,11 @@ def elected_sum(weighted: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Ten
     elected = _elected(weighted)
     along = [_along(x, elected) for x in weighted]
     return sum(along[1:], along[0]) * elected, _summed_weights([x.detach().sign() for x in along], weight)
+
+
+def _is_one(number: Tensor | float) -> bool:
+    """Whether multiplying by it changes nothing, neither numbers nor gradients."""
+    return not (isinstance(number, Tensor) and number.requires_grad) and float(number) == 1
 
 
 def _summed_weights(agreeing: Sequence[Tensor], weight: Tensor) -> Tensor:

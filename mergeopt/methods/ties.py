@@ -9,7 +9,7 @@ from torch import Tensor
 from mergeopt.methods.chunks import Chunks
 from mergeopt.methods.cutoff import Cutoff, cutoffs
 from mergeopt.methods.method import merge_method
-from mergeopt.methods.steps import deltas, elected_mean, keep, norm_factors
+from mergeopt.methods.steps import deltas, elected_mean, norm_factors
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class _Trim:
 
     def kept(self, sources: Sequence[Tensor], base: Tensor, start: int) -> list[Tensor]:
         pairs = zip(deltas(sources, base), self.cutoffs, strict=True)
-        return [keep(delta, cut.keep(delta, start)) for delta, cut in pairs]
+        return [cut.trimmed(delta, start) for delta, cut in pairs]
 
 
 def _trim(chunks: Chunks, density: Tensor, rescale: bool) -> _Trim:

@@ -12,6 +12,10 @@ from typing import Any
 from mergeopt.errors import InputError
 
 
+class UnusableError(InputError):
+    """Coefficients of a tensor that a method cannot use together; a search takes the trial as failed."""
+
+
 class Required(Enum):
     """Stands where a parameter has no default."""
 
@@ -55,6 +59,6 @@ class MethodSchema:
     refuses: Callable[[Mapping[str, Any]], str | None] | None = None  # coefficients of a tensor: why they cannot be
 
     def check(self, tensor: str, coefficients: Mapping[str, Any]) -> None:
-        """Raises InputError for coefficients that the method cannot use."""
+        """Raises UnusableError for coefficients that the method cannot use."""
         if self.refuses is not None and (problem := self.refuses(coefficients)):
-            raise InputError(f"{self.name} of tensor {tensor!r}: {problem}")
+            raise UnusableError(f"{self.name} of tensor {tensor!r}: {problem}")

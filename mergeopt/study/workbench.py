@@ -20,6 +20,7 @@ from mergeopt.merge.refinement import Refinement
 from mergeopt.merge.sources import Checkpoints, FileSource, ResidentSource, TensorSource, facts, resident_bytes
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.recipe import ModelRef, Recipe
+from mergeopt.recipe.schema import UnusableError
 from mergeopt.scoring.base import NonFiniteError, Scores, Split
 from mergeopt.scoring.encoding import Encoder
 from mergeopt.scoring.resident import ResidentScorer
@@ -200,4 +201,4 @@ def _free_bytes(device: torch.device) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
-FAILURES = (NotFiniteError, NonFiniteError)
+FAILURES = (NotFiniteError, NonFiniteError, UnusableError)

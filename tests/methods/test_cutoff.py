@@ -31,7 +31,11 @@ def found(delta: Tensor, k: int, way: str | None = None) -> Tensor:
         (cutoff,) = cutoffs(chunks, [k])
     finally:
         module._SMALL = small
-    return torch.cat([cutoff.keep(delta[s : s + CHUNK], s) for s in range(0, delta.numel(), CHUNK)])
+    parts = [(delta[s : s + CHUNK], s) for s in range(0, delta.numel(), CHUNK)]
+    mask = torch.cat([cutoff.keep(part, s) for part, s in parts])
+    trimmed = torch.cat([cutoff.trimmed(part, s) for part, s in parts])
+    assert torch.equal(trimmed, delta * mask) or bool(delta.isnan().any())
+    return mask
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mergeopt.errors import InputError
 from mergeopt.methods import METHODS, SCHEMAS
 from mergeopt.methods.della import _mask
 from mergeopt.methods.draws import Draws
+from mergeopt.recipe.schema import UnusableError
 from tests.merge.conftest import facts_of, plan_of
 
 della, della_linear = METHODS["della"], METHODS["della_linear"]
@@ -88,7 +88,7 @@ models: [{{model: a, parameters: {{weight: 1, density: {density}, epsilon: {epsi
 @pytest.mark.parametrize("method", ["della", "della_linear"])
 @pytest.mark.parametrize(("density", "epsilon"), [("0.9", "0.15"), ("0.1", "0.1"), ("[0.5, 0.9]", "0.1")])
 def test_impossible_probabilities_are_refused_when_planning(method: str, density: str, epsilon: str):
-    with pytest.raises(InputError, match=r"leaves the open interval \(0, 1\)"):
+    with pytest.raises(UnusableError, match=r"leaves the open interval \(0, 1\)"):
         plan_of(RECIPE.format(method=method, density=density, epsilon=epsilon), base=facts_of(), a=facts_of())
 
 
