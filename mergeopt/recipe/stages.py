@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mergeopt.errors import InputError
+from mergeopt.recipe.chain import written_out
 from mergeopt.recipe.document import Document
 from mergeopt.recipe.read import Schemas, read_recipe
 from mergeopt.recipe.recipe import ModelRef, Recipe
@@ -58,6 +59,7 @@ def read_stages(documents: Sequence[Document], schemas: Schemas) -> Stages:
     Raises:
         InputError: what `read_recipe` refuses; two documents without a name or of one name; a circle; no single output.
     """
+    documents = [part for document in documents for part in written_out(document, schemas)]
     if len(documents) == 1:  # its name has no effect, as in mergekit
         reading = read_recipe(documents[0], schemas)
         stage = Stage("", reading.recipe, {}, documents[0].source, Path(documents[0].source).parent)
