@@ -34,8 +34,8 @@ def written_out(document: Document, schemas: Mapping[str, MethodSchema]) -> tupl
         if data.get(key):
             raise InputError(f"has both chain and {key}", where=document.where((key,)), remedy="give one of them")
     parts = [_entry(entry, document, i) for i, entry in enumerate(entries)]
-    prefix = f"{data['name']} " if data.get("name") else ""
-    names = [f"{prefix}step {i}" for i in range(1, len(parts) - 1)]
+    prefix = f"{data['name']}-" if data.get("name") else ""
+    names = [f"{prefix}step-{i}" for i in range(1, len(parts) - 1)]  # mergekit-multi breaks on a space
     steps = []
     for i in range(1, len(parts)):
         before = parts[0] if i == 1 else {"model": names[i - 2]}
