@@ -7,6 +7,8 @@ exits with 2 for `InputError` and 1 for any other `MergeoptError`.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_LONGEST = 2000  # characters of a message: names from files may have any length
+
 
 class MergeoptError(Exception):
     """Something went wrong that is not a bug: disk full, a device lost, an interrupted study."""
@@ -29,11 +31,16 @@ class InputError(MergeoptError):
         text = f"{self.where}: {self.problem}" if self.where else self.problem
         if self.remedy:
             text += f"; {self.remedy}"
-        return " ".join(text.split())
+        text = " ".join(_cut(word, _LONGEST // 10) for word in text.split())
+        return _cut(text, _LONGEST)
 
     def at(self, where: str) -> "InputError":
         """The same mistake, placed: callers that know the file add it to what the inner code found."""
         return InputError(self.problem, where=f"{where} {self.where}" if self.where else where, remedy=self.remedy)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest // 2]}…{text[-longest // 2 :]}"
 
 
 @contextmanager
@@ -45,6 +52,13 @@ def placed(where: str) -> Iterator[None]:
         if str(error).startswith(where) or "/" in (error.where or ""):
             raise
         raise error.at(where) from None
+
+
+def visible(text: str) -> str:
+    """`text` with every character that could command a terminal spelled out: an escape code as ``\\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def did_you_mean(given: str, known: "list[str] | tuple[str, ...] | set[str] | frozenset[str]") -> str | None:

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and where the shipped ones are."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from mergeopt.errors import InputError, MergeoptError, did_you_mean
@@ -41,6 +42,23 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def remove_files(paths: Iterable[Path]) -> None:
+    """Removes files, those that are there. Raises MergeoptError where that is not allowed."""
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise MergeoptError(f"{path}: cannot be removed ({error.strerror})") from error
+
+
+def size_text(count: int) -> str:
+    """Bytes for people: ``24 kB``, ``3.1 MB``, ``14.48 GB``."""
+    for unit, word, digits in ((1e9, "GB", 2), (1e6, "MB", 1)):
+        if count >= unit:
+            return f"{count / unit:.{digits}f} {word}"
+    return f"{-(-count // 1000)} kB"
 
 
 def cache_folder() -> Path:

@@ -10,6 +10,12 @@ def test_a_mistake_is_one_line() -> None:
     assert str(InputError("wrong")) == "wrong"
 
 
+def test_a_mistake_stays_readable_whatever_it_names() -> None:
+    text = str(InputError(f"no such tensor {'x' * 5000!r}", where="r.yaml", remedy="rename it"))
+    assert text.startswith("r.yaml: no such tensor 'xxx") and text.endswith("xxx'; rename it") and len(text) < 300
+    assert len(str(InputError("many words " * 5000))) <= 2001
+
+
 def test_a_mistake_can_be_placed_later() -> None:
     assert str(InputError("wrong", where="models[0]").at("r.yaml")) == "r.yaml models[0]: wrong"
 

@@ -4,7 +4,7 @@ import pytest
 
 from mergeopt import files
 from mergeopt.errors import InputError, MergeoptError
-from mergeopt.files import find_file, shipped, write_text
+from mergeopt.files import find_file, shipped, size_text, write_text
 
 
 def test_text_appears_whole(tmp_path: Path):
@@ -63,3 +63,11 @@ def test_nothing_found_names_what_is_close(places: Path):
 
 def test_shipped_files_are_in_the_checkout_or_the_package():
     assert shipped("evals").name == "evals"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 kB"), (1, "1 kB"), (24_300, "25 kB"), (3_140_000, "3.1 MB"), (14_484_000_000, "14.48 GB")],
+)
+def test_sizes_for_people(count: int, text: str) -> None:
+    assert size_text(count) == text

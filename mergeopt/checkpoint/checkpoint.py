@@ -5,6 +5,7 @@ believed where the headers of the shards agree with it, and no file outside the 
 the links of a Hugging Face cache (``snapshots/<commit>/x -> ../../blobs/<hash>``).
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,7 @@ from mergeopt.recipe.shape import Shape
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ def _weight_files(folder: Path, form: Format) -> tuple[tuple[Path, ...], dict[st
     if index.is_file():
         weight_map = _weight_map(index, form.suffix)
         names = sorted(set(weight_map.values()))
+        _check_strays(folder, set(names))
         if single.is_file() and form.single not in names:
             raise InputError(
                 f"both {form.single} and {form.index} for other files: which is the model?",
@@ -190,6 +193,15 @@ def _weight_map(index: Path, suffix: str) -> dict[str, str]:
             problem = f"weight_map puts {tensor!r} in {name!r}, which is not a {suffix} file of this folder"
             raise InputError(problem, where=str(index))
     return weight_map
+
+
+def _check_strays(folder: Path, listed: set[str]) -> None:
+    """An index that passes over a shard of its own series would drop tensors in silence."""
+    series = {(match[1], match[2]) for name in listed if (match := _SHARD.fullmatch(name))}
+    for name in sorted(path.name for path in folder.glob("*-of-*.safetensors")):
+        match = _SHARD.fullmatch(name)
+        if match and name not in listed and (match[1], match[2]) in series:
+            raise InputError(f"does not list {name}, which stands beside it", where=str(folder / INDEX_FILE))
 
 
 def _check_file(file: Path, folder: Path) -> None:

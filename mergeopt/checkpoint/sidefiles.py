@@ -6,7 +6,7 @@ never weights, never a card, never code.
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from mergeopt.checkpoint.jsonfile import encode_json
 from mergeopt.checkpoint.layered import follow_layers, per_layer
 from mergeopt.checkpoint.layout import layer_count, layer_count_keys, text_config
 from mergeopt.errors import InputError, MergeoptError
-from mergeopt.files import write_text
+from mergeopt.files import remove_files, write_text
 
 SIDE_FILES = (
     "tokenizer.json",
@@ -47,12 +47,26 @@ SIDE_FILES = (
 
 def side_files(donor: Checkpoint) -> tuple[Path, ...]:
     """The donor's files that belong in every model made from it, config and weights aside."""
-    files = (file for pattern in SIDE_FILES for file in sorted(donor.folder.glob(pattern)))
-    return tuple(file for file in files if file.is_file() and is_inside(file, donor.folder))
+    return tuple(file for file in _matching(donor.folder) if is_inside(file, donor.folder))
 
 
-def copy_side_files(donor: Checkpoint, out: Path) -> tuple[Path, ...]:
-    """Copies the side files byte for byte, each appearing whole; returns the copies.
+def side_file_names(folder: Path) -> tuple[str, ...]:
+    """What a folder holds of config and side files, by path inside it."""
+    found = tuple(file.relative_to(folder).as_posix() for file in _matching(folder))
+    return (*found, "config.json") if (folder / "config.json").is_file() else found
+
+
+def remove_side_files(folder: Path) -> None:
+    """Removes an earlier model's side files: with one of them left, a new model would speak in another way.
+
+    Raises:
+        MergeoptError: no permission.
+    """
+    remove_files(_matching(folder))
+
+
+def copy_side_files(donor: Checkpoint, out: Path, *, without: Set[str] = frozenset()) -> tuple[Path, ...]:
+    """Copies the side files byte for byte, each appearing whole, but those called as in `without`; returns the copies.
 
     Raises:
         MergeoptError: disk full, no permission.
@@ -60,6 +74,9 @@ def copy_side_files(donor: Checkpoint, out: Path) -> tuple[Path, ...]:
     copies = []
     for file in side_files(donor):
         copy = out / file.relative_to(donor.folder)
+        if copy.name in without:
+            copy.unlink(missing_ok=True)  # of an earlier model
+            continue
         _copy(file, copy)
         copies.append(copy)
     return tuple(copies)
@@ -108,6 +125,11 @@ def output_config(
 def write_config(out: Path, config: Mapping[str, Any]) -> None:
     """Writes ``config.json``, appearing whole."""
     write_text(out / "config.json", encode_json(config).decode("utf-8"))
+
+
+def _matching(folder: Path) -> list[Path]:
+    found = dict.fromkeys(file for pattern in SIDE_FILES for file in sorted(folder.glob(pattern)))
+    return [file for file in found if file.is_file()]
 
 
 def _copy(file: Path, copy: Path) -> None:

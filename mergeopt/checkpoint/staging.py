@@ -7,22 +7,54 @@ sub-folder is locked while its process lives: what a killed process left is reco
 import errno
 import fcntl
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mergeopt.checkpoint.gather import direct_span, open_direct
 from mergeopt.errors import InputError, MergeoptError
-from mergeopt.files import sweep
+from mergeopt.files import remove_files, size_text, sweep
 
 _PREFIX = ".mergeopt-writing-"
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # a small file on its way to its name
 _DIRECT = 1 << 28  # larger files go past the page cache; smaller ones are better kept in it
 
 
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Makes `folder` ours alone to write into, until left or killed; a folder made for nothing is removed again.
+
+    What a killed process left there is swept. The claim is a lock on the folder itself: no file tells of it.
+
+    Raises:
+        InputError: another process is writing there, `folder` is a file or may not be written to.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as fault:
+        _remove_empty(made)
+        raise _unwritable(folder, fault) from None
+    try:
+        _lock_or_refuse(handle, folder)
+        remove_files(path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name))
+        yield
+    finally:
+        os.close(handle)
+        _remove_empty(made)
+
+
+def is_leftover(path: Path) -> bool:
+    """Is it what a merge that was killed has left, and the next one sweeps?"""
+    return path.name.startswith(_PREFIX) or bool(_TEMPORARY.fullmatch(path.name))
+
+
 class Staging:
-    """A hidden folder inside `folder` with room for `needed` bytes.
+    """A hidden folder inside `folder`, on a disk with room for `needed` bytes.
 
     Raises:
         InputError: `folder` is a file or may not be written to.
@@ -42,14 +74,12 @@ class Staging:
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
             self._lock = _try_lock(self.path)
         except OSError as fault:
-            self._remove_made()
+            _remove_empty(self._made)
             if fault.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise self._full(fault) from fault
-            raise InputError(
-                f"cannot be written to: {fault.strerror}", where=str(folder), remedy="choose another folder"
-            ) from None
+            raise _unwritable(folder, fault) from None
         except MergeoptError:
-            self._remove_made()
+            _remove_empty(self._made)
             raise
 
     def create(self, name: str, size: int, head: bytes) -> int:
@@ -115,7 +145,7 @@ class Staging:
         with suppress(OSError):  # what was written does not matter any more
             self._close_files()
         self._remove_hidden()
-        self._remove_made()
+        _remove_empty(self._made)
 
     def _close_files(self) -> None:
         handles, self._handles, self._direct = [*self._handles, *self._direct.values()], [], {}
@@ -129,19 +159,11 @@ class Staging:
             os.close(self._lock)
             self._lock = None
 
-    def _remove_made(self) -> None:
-        for path in self._made:
-            try:
-                path.rmdir()
-            except OSError:  # somebody put something there
-                return
-        self._made = []
-
     def _check_room(self) -> None:
         free = shutil.disk_usage(self.folder).free
         if free < self._needed:
             raise MergeoptError(
-                f"{self.folder}: the model needs {self._needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free"
+                f"{self.folder}: the model needs {size_text(self._needed)}, the disk has {size_text(free)} free"
             )
 
     def _failed(self, fault: OSError) -> MergeoptError:
@@ -151,8 +173,31 @@ class Staging:
 
     def _full(self, fault: OSError) -> MergeoptError:
         return MergeoptError(
-            f"{self.folder}: {fault.strerror} while writing; the model needs {self._needed / 1e9:.2f} GB in all"
+            f"{self.folder}: {fault.strerror} while writing; the model needs {size_text(self._needed)} in all"
         )
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Removes folders, innermost first, up to the first that somebody put something into."""
+    for path in folders:
+        try:
+            path.rmdir()
+        except OSError:
+            return
+
+
+def _unwritable(folder: Path, fault: OSError) -> InputError:
+    return InputError(f"cannot be written to: {fault.strerror}", where=str(folder), remedy="choose another folder")
+
+
+def _lock_or_refuse(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        problem = "another process is writing a model there"
+        raise InputError(problem, where=str(folder), remedy="wait for it, or give another OUT") from None
+    except OSError:  # a file system without locks: nothing can be promised there
+        return
 
 
 def _sweep(folder: Path) -> None:

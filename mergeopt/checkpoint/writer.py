@@ -8,7 +8,6 @@ Whatever ends the work before that leaves nothing behind.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -19,31 +18,14 @@ import xxhash
 
 from mergeopt.checkpoint.checkpoint import INDEX_FILE
 from mergeopt.checkpoint.gather import Gather
-from mergeopt.checkpoint.header import encode_header, item_size
+from mergeopt.checkpoint.header import encode_header
 from mergeopt.checkpoint.jsonfile import encode_json
-from mergeopt.checkpoint.reader import byte_view, torch_dtype
 from mergeopt.checkpoint.sharding import DEFAULT_SHARD_BYTES, index_document, plan_shards
+from mergeopt.checkpoint.sink import OutputTensor, checked_bytes
 from mergeopt.checkpoint.staging import Staging
 from mergeopt.errors import MergeoptError
 
 _REREAD_BYTES = 1 << 22
-
-
-@dataclass(frozen=True, slots=True)
-class OutputTensor:
-    """A tensor to be written; `dtype` is torch's name without the prefix."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def numel(self) -> int:
-        return prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.numel * item_size(self.dtype)
 
 
 @dataclass(slots=True)
@@ -94,6 +76,7 @@ class CheckpointWriter:
         folder: Where the model goes; made if missing.
         tensors: Everything that will be written, in output order.
         max_shard_bytes: Limit per file.
+        beside: Bytes of what else will be written there: the disk must have room for it too.
         metadata: Text entries for the headers, beside ``format: pt``.
 
     Raises:
@@ -107,6 +90,7 @@ class CheckpointWriter:
         tensors: Sequence[OutputTensor],
         *,
         max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+        beside: int = 0,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         by_name = {tensor.name: tensor for tensor in tensors}
@@ -116,7 +100,7 @@ class CheckpointWriter:
         self._committed = False
         headers = [_header(shard.tensors, by_name, metadata) for shard in self._shards]
         sizes = [len(head) + shard.nbytes for (head, _), shard in zip(headers, self._shards, strict=True)]
-        self._staging = Staging(folder, needed=sum(sizes))
+        self._staging = Staging(folder, needed=sum(sizes) + beside)
         self._progress: dict[str, _Progress] = {}
         try:
             for shard, size, (head, offsets) in zip(self._shards, sizes, headers, strict=True):
@@ -151,13 +135,8 @@ class CheckpointWriter:
             ValueError: `data` does not fit the tensor.
         """
         progress = self._progress[name]
-        tensor = progress.tensor
-        if data.dim() != 1 or data.dtype != torch_dtype(tensor.dtype) or not data.is_contiguous():
-            raise ValueError(f"{name}: data must be 1-D contiguous {tensor.dtype}, not {data.dim()}-D {data.dtype}")
-        if start < 0 or start + data.numel() > tensor.numel:
-            raise ValueError(f"{name}: elements {start}..{start + data.numel()} of {tensor.numel}")
+        buffer = checked_bytes(progress.tensor, start, data)
         begin = start * data.element_size()
-        buffer = byte_view(data)
         with progress.lock:
             progress.add(begin, buffer)
             for place, piece in progress.gather.add(begin, buffer):

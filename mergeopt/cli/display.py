@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from mergeopt.errors import visible
 from mergeopt.study.events import Event, Notice, Phase, Scored, StepDone, TrialDone, Written
 
 WORDS = {
@@ -64,7 +65,7 @@ def step_bars(words: str, *, quiet: bool) -> Iterator[Callable[[str, int, int], 
 
         def line(name: str, done: int, steps: int) -> None:
             if done == steps:
-                console.print(f"{words} {name}: {steps} steps", highlight=False)
+                console.print(visible(f"{words} {name}: {steps} steps"), highlight=False, markup=False)
 
         yield line
         return
@@ -199,4 +200,4 @@ class StudyDisplay:
             self._progress.advance(self._task, count)
 
     def _line(self, text: str, style: str = "") -> None:
-        self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=not self._live)
+        self._console.print(visible(text), style=style, highlight=False, markup=False, soft_wrap=not self._live)

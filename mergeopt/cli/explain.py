@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from mergeopt.cli.common import command, warn
+from mergeopt.cli.common import command, say, warn
 
 
 @command
@@ -33,7 +33,7 @@ def explain(
         return
     for each, rows in zip(chain.stages, data, strict=True):
         if len(data) > 1:
-            typer.echo(f"stage {each.stage.name!r}" if each is not chain.stages[-1] else "output")
+            say(f"stage {each.stage.name!r}" if each is not chain.stages[-1] else "output")
         _print(each.prepared, rows["tensors"])
 
 
@@ -43,17 +43,17 @@ def _data(prepared: Any, tensor: str) -> dict[str, Any]:
 
 
 def _print(prepared: Any, rows: list[dict[str, Any]]) -> None:
-    typer.echo(f"{prepared.plan.method}, {len(prepared.plan.jobs)} tensors, base {prepared.recipe.base or 'none'}")
+    say(f"{prepared.plan.method}, {len(prepared.plan.jobs)} tensors, base {prepared.recipe.base or 'none'}")
     if prepared.refinement is not None:
         refined = {key.tensor for key in prepared.refinement.values}
-        typer.echo(f"refined below the tensor: {len(refined)} tensors, by {prepared.recipe.refinement}")
+        say(f"refined below the tensor: {len(refined)} tensors, by {prepared.recipe.refinement}")
     for row in rows:
         settings = "  ".join(f"{key}={_short(value)}" for key, value in row["settings"].items())
-        typer.echo(f"{row['tensor']}  {'×'.join(map(str, row['shape']))} {row['dtype']}  {settings}")
+        say(f"{row['tensor']}  {'×'.join(map(str, row['shape']))} {row['dtype']}  {settings}")
         for source in row["sources"]:
             values = "  ".join(f"{key}={_short(value)}" for key, value in source["settings"].items())
             renamed = "" if source["tensor"] == row["tensor"] else f"  from {source['tensor']}"
-            typer.echo(f"    {source['model']}{renamed}  {values}")
+            say(f"    {source['model']}{renamed}  {values}")
 
 
 def _row(job: Any) -> dict[str, Any]:

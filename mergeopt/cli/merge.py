@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from mergeopt.cli.common import check_out, command, warn
+from mergeopt.cli.common import check_out, command, say, warn
 
 
 @command
@@ -53,7 +53,7 @@ def merge(
     warn(notices)
     if not quiet:
         made = f"{len(chain.stages)} stages, " if len(chain.stages) > 1 else ""
-        typer.echo(f"{made}{len(chain.final.plan.jobs)} tensors by {chain.final.recipe.method} -> {out}")
+        say(f"{made}{len(chain.final.plan.jobs)} tensors by {chain.final.recipe.method} -> {out}")
 
 
 def _bytes(text: str) -> int:

@@ -6,8 +6,8 @@ from typing import Any
 
 import typer
 
-from mergeopt.cli.common import check_out, command, screen, warn
-from mergeopt.errors import InputError
+from mergeopt.cli.common import check_out, command, say, screen, warn
+from mergeopt.errors import InputError, visible
 
 
 @command
@@ -50,7 +50,7 @@ def search(
 
         warn(job.notices)
         for line in dry_run_lines(job, out, compute.device):
-            typer.echo(line)
+            say(line)
         return
     check_room(job, out)
     if force and not resume:
@@ -93,5 +93,5 @@ def _run(job: Any, out: Path, compute: Any, *, resume: bool, quiet: bool, as_jso
         console = screen()
         console.print(result_table(found.result, console.width))
         for line in verdict(found.result):
-            console.print(line, highlight=False, markup=False)
-        console.print(f"wrote {out}", highlight=False, markup=False)
+            console.print(visible(line), highlight=False, markup=False)
+        console.print(visible(f"wrote {out}"), highlight=False, markup=False)

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from mergeopt.cli.common import command, fail, warn
+from mergeopt.cli.common import command, fail, say, warn
 from mergeopt.errors import InputError
 from mergeopt.files import find_file
 
@@ -33,7 +33,7 @@ def validate(
             typer.echo(json.dumps(row))
         elif row["ok"]:
             warn(row["notices"])
-            typer.echo(f"{path}: {row['what']}")
+            say(f"{path}: {row['what']}")
         else:
             fail(row["error"])
     if failed:

@@ -1,7 +1,7 @@
 """What to do: the lines that a diagnosis ends with."""
 
 from collections.abc import Iterator, Mapping
-from math import ceil, isnan
+from math import ceil, isnan, nan
 from statistics import fmean
 
 from mergeopt.diagnose.evidence import Evidence, grouped
@@ -12,6 +12,7 @@ from mergeopt.scoring.statistics import detectable
 
 SMALL = 0.1  # of the whole's ‖τ‖/‖W_0‖: a part that hardly moves
 UNEVEN = 1.5  # times
+NOTICEABLE = 0.05  # share of the gain
 GOAL = 0.02  # the gain that is to be certified
 
 Verdicts = Mapping[Pair, Verdict]
@@ -31,15 +32,6 @@ def advise(evidence: Evidence, verdicts: Verdicts) -> tuple[str, ...]:
     )
 
 
-def norm_scaled(evidence: Evidence) -> dict[ModelRef, float]:
-    """Weights in inverse proportion to the deltas' lengths, adding to 1: no model dominates."""
-    lengths = {ref: evidence.norm(ref) for ref in evidence.subjects.models}
-    if evidence.subjects.base is None or any(length == 0 for length in lengths.values()):
-        return {}
-    total = sum(1 / length for length in lengths.values())
-    return {ref: float(f"{1 / length / total:.2g}") for ref, length in lengths.items()}
-
-
 def _base(evidence: Evidence) -> Iterator[str]:
     base = evidence.subjects.base
     if base is None:
@@ -52,7 +44,7 @@ def _base(evidence: Evidence) -> Iterator[str]:
 
 
 def _whether(evidence: Evidence, verdicts: Verdicts) -> Iterator[str]:
-    bad = [ref for ref in evidence.subjects.models if any(word == "no" for word, _ in faults(evidence, ref))]
+    bad = _unfit(evidence)
     if bad:
         yield f"Leave out {grouped([evidence.names[ref] for ref in bad])}: no recipe mends this."
     words = [verdict.word for pair, verdict in verdicts.items() if not set(pair) & set(bad)]
@@ -64,8 +56,13 @@ def _whether(evidence: Evidence, verdicts: Verdicts) -> Iterator[str]:
     elif evidence.subjects.base is not None:
         uniform = _mean(behaviour.scaled.get(1 / len(evidence.subjects.models), {}))
         if not isnan(uniform):
-            verb = "will do" if uniform >= KEPT else "loses much" if uniform >= HALF else "loses most"
+            verb = "will do" if uniform >= KEPT else "loses much" if uniform >= HALF else "loses more than half"
             yield f"A plain average {verb}: it keeps {uniform:.0%} of the models' gains (in nats, on their prompts)."
+
+
+def _unfit(evidence: Evidence) -> list[ModelRef]:
+    """Models that fit no merge with the others."""
+    return [ref for ref in evidence.subjects.models if any(word == "no" for word, _ in faults(evidence, ref))]
 
 
 def _copies(evidence: Evidence) -> Iterator[str]:
@@ -76,34 +73,44 @@ def _copies(evidence: Evidence) -> Iterator[str]:
 
 def _scale(evidence: Evidence) -> Iterator[str]:
     behaviour, models = evidence.behaviour, evidence.subjects.models
-    if behaviour is not None and behaviour.scaled:
-        means = {scale: _mean(kept) for scale, kept in behaviour.scaled.items()}
-        known = {scale: mean for scale, mean in means.items() if not isnan(mean)}
-        if known and len(models) > 1:
-            best = max(known, key=lambda scale: known[scale])
-            spread = _range(evidence, best)
-            yield f"Start from task_arithmetic with weight {best:.2g} each: it keeps {known[best]:.0%}, {spread}."
-    weights = norm_scaled(evidence)
-    if len(weights) < 2:
+    best = _best_scale(evidence)
+    if best is not None and behaviour is not None:
+        kept, spread = _mean(behaviour.scaled[best]), _range(evidence, best)
+        if best == 1 / len(models):
+            yield f"No equal weights do better than the plain average ({best:.2g} each): {spread}."
+        else:
+            yield f"Start from task_arithmetic with weight {best:.2g} each: it keeps {kept:.0%}, {spread}."
+    weights = evidence.norm_scaled
+    if len(weights) < 2 or _unfit(evidence):
         return
     large, small = max(models, key=evidence.norm), min(models, key=evidence.norm)
     ratio = evidence.norm(large) / evidence.norm(small)
-    if ratio > DOMINATES or (ratio > UNEVEN and behaviour is None):
+    if ratio > (UNEVEN if behaviour is None else DOMINATES):
         listed = ", ".join(f"{evidence.names[ref]} {weight:g}" for ref, weight in weights.items())
         verb = "dominates" if ratio > DOMINATES else "weighs most"
+        kept = _mean(behaviour.norm_scaled) if behaviour is not None else nan
+        seen = "" if isnan(kept) else f" (keeps {kept:.0%})"
         than = f"{ratio:.1f} times {evidence.names[small]}"
-        yield f"{evidence.names[large]} {verb} ({than}); norm-scaled weights: {listed}."
+        yield f"{evidence.names[large]} {verb} ({than}); norm-scaled weights: {listed}{seen}."
+
+
+def _best_scale(evidence: Evidence) -> float | None:
+    """The equal weight that keeps most; None where nothing was measured."""
+    scaled = evidence.behaviour.scaled if evidence.behaviour is not None and len(evidence.subjects.models) > 1 else {}
+    known = {scale: mean for scale, kept in scaled.items() if not isnan(mean := _mean(kept))}
+    return max(known, key=lambda scale: known[scale], default=None)
 
 
 def _range(evidence: Evidence, scale: float) -> str:
     assert evidence.behaviour is not None
     kept = {ref: share for ref, share in evidence.behaviour.scaled[scale].items() if not isnan(share)}
-    low, high = min(kept, key=lambda ref: kept[ref]), max(kept, key=lambda ref: kept[ref])
+    ordered = sorted(kept, key=lambda ref: kept[ref])
+    low, high = ordered[0], ordered[-1]
     return f"from {kept[low]:.0%} ({evidence.names[low]}) to {kept[high]:.0%} ({evidence.names[high]})"
 
 
 def _interference(evidence: Evidence) -> Iterator[str]:
-    """The pair that disturbs most, and where; or that the loss is dilution."""
+    """The pair that disturbs most, and where; and whether an average loses by dilution or by interference."""
     behaviour = evidence.behaviour
     if behaviour is None:
         return
@@ -111,17 +118,27 @@ def _interference(evidence: Evidence) -> Iterator[str]:
         (lost, pair, k)
         for pair, path in behaviour.paths.items()
         for k, lost in enumerate(path.interference)
-        if not isnan(lost)
+        if lost > INTERFERES
     ]
-    if not disturbed:
-        return
-    lost, pair, k = max(disturbed, key=lambda each: each[0])
-    if lost > INTERFERES:
+    if disturbed:
+        _, pair, k = max(disturbed, key=lambda each: each[0])
         name, other = evidence.names[pair[k]], evidence.names[pair[1 - k]]
         where = evidence.where_it_is_lost(pair)
         yield f"{other} disturbs {name} most; averaging costs most in {where}: give it weights of its own."
-    elif len(evidence.subjects.models) > 2 or any(0 <= own.alone < KEPT for own in behaviour.own.values()):
-        yield "What is lost is dilution more than interference: larger weights help more than TIES or DARE."
+    best = _best_scale(evidence)
+    if best is None:
+        return
+    equal = 1 / len(evidence.subjects.models)
+    alone, together = _mean({ref: own.thinned for ref, own in behaviour.own.items()}), _mean(behaviour.scaled[equal])
+    if together >= KEPT:
+        return
+    told = f"at weight {equal:.2g} a model alone keeps {alone:.0%}, beside the others {together:.0%}"
+    if together < alone - NOTICEABLE:
+        yield f"The average loses by interference: {told}."
+    elif best > equal:
+        yield f"The average loses by dilution: {told}; larger weights bring some back."
+    else:
+        yield f"The average loses by dilution ({told}), yet larger equal weights overshoot what the deltas share."
 
 
 def _freeze(evidence: Evidence) -> Iterator[str]:
@@ -161,4 +178,4 @@ def _data(evidence: Evidence) -> Iterator[str]:
 
 def _mean(kept: Mapping[ModelRef, float]) -> float:
     known = [share for share in kept.values() if not isnan(share)]
-    return fmean(known) if known else float("nan")
+    return fmean(known) if known else nan

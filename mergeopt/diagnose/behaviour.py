@@ -30,14 +30,27 @@ QUARTERS = 4  # ranges of layers that are swapped
 Progress = Callable[[int], None]  # told the models scored since the last call
 
 
-def observe(subjects: Subjects, suite: Suite, workbench: Workbench, progress: Progress | None = None) -> Behaviour:
+def observe(
+    subjects: Subjects,
+    suite: Suite,
+    workbench: Workbench,
+    norm_scaled: Shares,
+    progress: Progress | None = None,
+) -> Behaviour:
     """Scores models, paths and swapped blocks.
+
+    Args:
+        subjects: The models.
+        suite: The evals, divided as for a search.
+        workbench: Holds the models and the base.
+        norm_scaled: Weights to try beside equal ones; may be empty.
+        progress: Told of every mixture that was scored.
 
     Raises:
         InputError: the models do not fit together, or no eval has answers to learn from.
         NonFiniteError, NotFiniteError: some mixture computed NaN or Inf.
     """
-    return _Observer(subjects, suite, workbench, progress).run()
+    return _Observer(subjects, suite, workbench, progress).run(norm_scaled)
 
 
 class _Observer:
@@ -49,7 +62,7 @@ class _Observer:
         self.owners: dict[str, ModelRef] = {}
         self.losses: dict[ModelRef | None, Losses] = {}
 
-    def run(self) -> Behaviour:
+    def run(self, norm_scaled: Shares) -> Behaviour:
         subjects = self.subjects
         uniform = dict.fromkeys(subjects.models, 1 / len(subjects.models))
         singles: dict[ModelRef | None, Shares] = {ref: {ref: 1.0} for ref in self._everyone()} | {None: uniform}
@@ -74,6 +87,7 @@ class _Observer:
             own=own,
             paths=paths,
             scaled=self._scaled(),
+            norm_scaled=self._kept_with(norm_scaled) if norm_scaled and self.owners else {},
             smokes=self._smokes(singles),
         )
 
@@ -119,14 +133,16 @@ class _Observer:
         evals, base = self._evals_of(ref), self.subjects.base
         gain = fmean(self._gain(name, ref) for name in evals) if evals else nan
         if base is None or not evals:
-            return Own(evals, gain, nan, nan, nan)
-        points = {a: self._losses({base: 1 - a, ref: a}, evals) for a in ALONG}
+            return Own(evals, gain, nan, nan, nan, nan)
+        part = 1 / len(self.subjects.models)
+        points = {a: self._losses({base: 1 - a, ref: a}, evals) for a in sorted({*ALONG, part})}
+        alone, thinned = self._kept(points[0.5], ref), self._kept(points[part], ref)
         barrier = self._barrier(points, base, ref, evals)
         model = self.mixer.become({ref: 1}).model
         targets = {name: self.exam.targets(model, name, self.encoder) for name in evals}
         model = self.mixer.become({base: 1}).model
         divergence = fmean(self.exam.divergence(model, name, targets[name]) for name in evals)
-        return Own(evals, gain, self._kept(points[0.5], ref), barrier, divergence)
+        return Own(evals, gain, alone, thinned, barrier, divergence)
 
     def _barrier(self, points: Mapping[float, Losses], a: ModelRef, b: ModelRef, evals: Sequence[str]) -> float:
         """max over the path of L((1−x) a + x b) − (1−x) L(a) − x L(b)"""
@@ -184,12 +200,15 @@ class _Observer:
         base, models = self.subjects.base, self.subjects.models
         if base is None or not self.owners:
             return {}
-        found = {}
-        for scale in sorted({*SCALES, 1 / len(models)}):
-            shares = {base: 1 - scale * len(models), **dict.fromkeys(models, scale)}
-            losses = self._losses(shares, tuple(self.owners))
-            found[scale] = {ref: self._kept(losses, ref) for ref in models}
-        return found
+        scales = sorted({*SCALES, 1 / len(models)})
+        return {scale: self._kept_with(dict.fromkeys(models, scale)) for scale in scales}
+
+    def _kept_with(self, weights: Shares) -> dict[ModelRef, float]:
+        """What each model keeps of its gain in base + Σ w_k τ_k."""
+        base = self.subjects.base
+        assert base is not None
+        losses = self._losses({base: 1 - sum(weights.values()), **weights}, tuple(self.owners))
+        return {ref: self._kept(losses, ref) for ref in self.subjects.models}
 
     def _smokes(self, singles: Mapping[ModelRef | None, Shares]) -> dict[ModelRef | None, Smoke]:
         found = {}

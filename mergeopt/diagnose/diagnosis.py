@@ -1,7 +1,7 @@
 """Will these models merge? Weights, config and tokenizer always; behaviour where evals are given."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,19 +60,23 @@ def diagnose(subjects: Subjects, data: Data | None = None, progress: Progress | 
     """
     sums = read_sums(subjects, (lambda n: progress("bytes", n)) if progress else None)
     sample, found = take_sample(subjects), findings(subjects)
-    behaviour, notices = (None, ()) if data is None else _observed(subjects, data, progress)
-    evidence = Evidence(subjects, sums, sample, found, behaviour)
+    evidence = Evidence(subjects, sums, sample, found, None)
+    notices: tuple[str, ...] = ()
+    if data is not None:
+        behaviour, notices = _observed(evidence, data, progress)
+        evidence = replace(evidence, behaviour=behaviour)
     verdicts = {pair: judge(evidence, pair) for pair in subjects.pairs}
     return Diagnosis(evidence, verdicts, advise(evidence, verdicts), notices)
 
 
-def _observed(subjects: Subjects, data: Data, progress: Progress | None) -> tuple[Behaviour | None, tuple[str, ...]]:
+def _observed(evidence: Evidence, data: Data, progress: Progress | None) -> tuple[Behaviour | None, tuple[str, ...]]:
     from mergeopt.diagnose.behaviour import observe  # transformers and lm-eval take seconds that weights do not need
     from mergeopt.scoring.suite import Suite
     from mergeopt.study.evals import with_files
     from mergeopt.study.tokenizer import load_tokenizer
     from mergeopt.study.workbench import FAILURES, Workbench
 
+    subjects = evidence.subjects
     suite = Suite.build(
         with_files(data.entries, data.near),
         tokenizer=load_tokenizer(subjects.checkpoints[subjects.reference].folder),
@@ -85,7 +89,7 @@ def _observed(subjects: Subjects, data: Data, progress: Progress | None) -> tupl
     wanted = {ref: subjects.checkpoints[ref] for ref in (*subjects.models, subjects.reference)}
     try:
         told = (lambda n: progress("models", n)) if progress else None
-        return observe(subjects, suite, Workbench(wanted, suite, data.compute), told), ()
+        return observe(subjects, suite, Workbench(wanted, suite, data.compute), evidence.norm_scaled, told), ()
     except InputError as error:
         return None, (f"not measured with data, as these models cannot be mixed: {error}",)
     except FAILURES as error:

@@ -62,6 +62,15 @@ class Evidence:
             return self.norm(b if a == self.subjects.reference else a)
         return self.body.apart(*self.columns((a, b)))
 
+    @cached_property
+    def norm_scaled(self) -> Mapping[ModelRef, float]:
+        """Weights in inverse proportion to the deltas' lengths, adding to 1; none without a base."""
+        lengths = {ref: self.norm(ref) for ref in self.subjects.models}
+        if self.subjects.base is None or not self.subjects.common or not all(lengths.values()):
+            return {}
+        total = sum(1 / length for length in lengths.values())
+        return {ref: float(f"{1 / length / total:.2g}") for ref, length in lengths.items()}
+
     def broken(self, ref: ModelRef) -> int:
         """Elements that are NaN or infinite."""
         return int(self.whole.broken[-1 if ref == self.subjects.reference else self.column(ref)])

@@ -14,7 +14,7 @@ from mergeopt.checkpoint.layout import text_config
 from mergeopt.checkpoint.tokenizer import special_token_difference, vocabulary_difference
 from mergeopt.diagnose.subjects import Subjects, is_vocabulary
 from mergeopt.merge.names import is_buffer, is_head
-from mergeopt.merge.vocabulary import chat_template
+from mergeopt.merge.templates import chat_template
 from mergeopt.recipe.recipe import ModelRef
 
 Level = Literal["stop", "mind", "note"]

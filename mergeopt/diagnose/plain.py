@@ -3,7 +3,6 @@
 from math import isnan
 from typing import Any
 
-from mergeopt.diagnose.advice import norm_scaled
 from mergeopt.diagnose.diagnosis import Diagnosis
 from mergeopt.diagnose.evidence import Evidence
 from mergeopt.diagnose.seen import Behaviour, Pair
@@ -29,7 +28,7 @@ def as_data(diagnosis: Diagnosis) -> dict[str, Any]:
             "chance_overlap": evidence.sample.chance,
         },
         "findings": [{"model": str(f.model), "level": f.level, "text": f.text} for f in evidence.findings],
-        "start_weights": {str(ref): weight for ref, weight in norm_scaled(evidence).items()},
+        "start_weights": {str(ref): weight for ref, weight in evidence.norm_scaled.items()},
         "uniform": None if evidence.behaviour is None else _scored(evidence.behaviour, None),
         "kept_by_scale": {}
         if evidence.behaviour is None
@@ -62,6 +61,7 @@ def _model(evidence: Evidence, ref: ModelRef) -> dict[str, Any]:
             "own_evals": list(own.evals),
             "gain": own.gain,
             "kept_alone": own.alone,
+            "kept_alone_thinned": own.thinned,
             "barrier_from_base": own.barrier,
             "divergence": own.divergence,
         } | _scored(evidence.behaviour, ref)

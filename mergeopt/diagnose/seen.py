@@ -23,13 +23,15 @@ class Smoke:
 class Own:
     """One model on its own prompts.
 
-    evals: where no other model is better. gain: nats saved there. alone: share of the gain at half the delta.
+    evals: where no other model is better. gain: nats saved there. alone: share of the gain at half the delta, and
+    thinned: at 1/n of it, as in the average of n models.
     barrier: of the straight path from the base. divergence: KL(model ‖ base).
     """
 
     evals: tuple[str, ...]
     gain: float
     alone: float
+    thinned: float
     barrier: float
     divergence: float
 
@@ -52,7 +54,8 @@ class Path:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """Everything that was measured with data. `scores` and `smokes` are by model, the uniform merge under None."""
+    """Everything that was measured with data. `losses`, `scores` and `smokes` are by model, the uniform merge under
+    None; `scaled` is what each model keeps of its gain in base + s Σ τ_k, by s, and `norm_scaled` with such weights."""
 
     metrics: Mapping[str, str]
     items: Mapping[str, int]
@@ -62,4 +65,5 @@ class Behaviour:
     own: Mapping[ModelRef, Own]
     paths: Mapping[Pair, Path]
     scaled: Mapping[float, Mapping[ModelRef, float]]
+    norm_scaled: Mapping[ModelRef, float]
     smokes: Mapping[ModelRef | None, Smoke]

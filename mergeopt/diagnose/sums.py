@@ -7,7 +7,7 @@ products add. A pass over the weights therefore keeps a few m × m matrices per 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
-from math import nan, sqrt
+from math import isfinite, nan, sqrt
 
 import torch
 from torch import Tensor
@@ -53,36 +53,31 @@ class Sums:
 
     @classmethod
     def zero(cls, m: int) -> "Sums":
-        square, line = torch.zeros(m, m, dtype=torch.float64), torch.zeros(m, dtype=torch.float64)
-        return cls(
-            torch.zeros(m + 1, m + 1, dtype=torch.float64),
-            square,
-            square,
-            square,
-            line,
-            torch.zeros(m + 1, dtype=torch.float64),
-            0,
-        )
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(*shape, dtype=torch.float64)
+
+        return cls(zeros(m + 1, m + 1), zeros(m, m), zeros(m, m), zeros(m, m), zeros(m), zeros(m + 1), 0)
 
     @classmethod
     def of(cls, models: Tensor, reference: Tensor) -> "Sums":
         """Sums of a block: models [m, b] and reference [b], both float32. The models are overwritten."""
-        broken = torch.cat([_broken(models), _broken(reference[None])])
-        if broken.any():
+        broken = torch.zeros(len(models) + 1, dtype=torch.float64)
+        if not all(map(_finite, (*models, reference))):
+            broken = torch.cat([_broken(models), _broken(reference[None])])
             reference = reference.nan_to_num(0.0, 0.0, 0.0)
             models.copy_(torch.where(torch.isfinite(models), models, reference))
         deltas = models.sub_(reference)
         m, numel = deltas.shape
-        same = (deltas == 0).sum(1).double()
         cuts = cutoffs(Chunks.of(list(deltas), None), [max(1, int(TOP * numel))] * m)
-        found = Sums.zero(m)
-        gram, top, mass, shared = found.gram, found.top.clone(), found.mass.clone(), found.shared.clone()
+        gram, same = torch.zeros(m + 1, m + 1, dtype=torch.float64), torch.zeros(m, dtype=torch.float64)
+        top, mass, shared = (torch.zeros(m, m, dtype=torch.float64) for _ in range(3))
         for start in range(0, numel, CHUNK):
             part = deltas[:, start : start + CHUNK]
             both = torch.cat([part, reference[None, start : start + CHUNK]])
             kept = torch.stack([cut.keep(row, start) for cut, row in zip(cuts, part, strict=True)])
             largest = part * kept
             gram += (both @ both.mT).double()
+            same += (part == 0).sum(1)
             top += (largest @ largest.mT).double()
             size = largest.abs_()
             mass += (size @ size.mT).double()
@@ -135,6 +130,11 @@ class Sums:
 def added(parts: Iterable[Sums], m: int) -> Sums:
     """The sum of sums over m models."""
     return reduce(Sums.__add__, parts, Sums.zero(m))
+
+
+def _finite(values: Tensor) -> bool:
+    """Are all [b] finite? False also where squares are too large for float32."""
+    return isfinite(float(torch.linalg.vector_norm(values)))
 
 
 def _broken(values: Tensor) -> Tensor:

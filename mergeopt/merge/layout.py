@@ -259,7 +259,7 @@ class _LayOut:
                 continue
             remedy = "merge fine-tunes of one base model"
             if other.shape[1:] == info.shape[1:] and (is_head(output) or is_embedding(output)):
-                remedy = "the vocabularies differ; bring the models to one tokenizer first"
+                remedy = "the vocabularies differ; write tokenizer_source: union to merge token by token"
             sizes = f"{list(info.shape)} in {str(first.model)!r} and {list(other.shape)} in {str(item.model)!r}"
             raise InputError(f"tensor {output!r} is {sizes}", remedy=remedy)
 

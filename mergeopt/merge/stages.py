@@ -8,6 +8,8 @@ something else: after an interruption or a change, the chain goes on where it mu
 import json
 import re
 import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,8 +27,10 @@ from mergeopt.checkpoint.locate import locate_model
 from mergeopt.checkpoint.reader import Reader
 from mergeopt.errors import InputError, MergeoptError, placed
 from mergeopt.merge.folder import Prepared, merge_to_folder, prepare
-from mergeopt.merge.sources import open_models
+from mergeopt.merge.lock import LOCK_FILE
+from mergeopt.merge.sources import Checkpoints, open_models
 from mergeopt.merge.stream import Progress
+from mergeopt.merge.vocabulary import carry_files
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.stages import Stage, Stages
 from mergeopt.recipe.write import recipe_data, to_yaml
@@ -37,6 +41,7 @@ class PreparedStage:
     """A stage with its plan. `key` tells what it is made from: recipe, files and the stages before it."""
 
     stage: Stage
+    opened: Checkpoints
     prepared: Prepared
     key: str
 
@@ -92,13 +97,14 @@ def prepare_stages(stages: Stages) -> PreparedChain:
     done: dict[str, PreparedStage] = {}
     for stage in stages.stages:
         with placed(stage.where):
-            ready = [ref for ref in stage.recipe.models if ref not in stage.needs]
+            ready = [ref for ref in stage.recipe.named if ref not in stage.needs]
             found = open_models(ready, stage.near, stage.recipe.base)
             earlier = {ref: _on(_unmade(ref, done[name]), ref, stage) for ref, name in stage.needs.items()}
-            prepared = prepare(stage.recipe, {ref: (found | earlier)[ref] for ref in stage.recipe.models})
+            opened = {ref: (found | earlier)[ref] for ref in stage.recipe.named}
+            prepared = prepare(stage.recipe, opened)
         made_from = {str(ref): _stamps(checkpoint) for ref, checkpoint in found.items()}
         made_from |= {str(ref): [done[name].key] for ref, name in stage.needs.items()}
-        done[stage.name] = PreparedStage(stage, prepared, _key(stage, made_from))
+        done[stage.name] = PreparedStage(stage, opened, prepared, _key(stage, made_from))
     return PreparedChain(tuple(done.values()))
 
 
@@ -144,7 +150,7 @@ def merge_stages(
             if progress:
                 progress(each.prepared.plan.nbytes)
         else:
-            notices += merge_to_folder(
+            merged = merge_to_folder(
                 _ready(each, made),
                 place,
                 max_shard_bytes=max_shard_bytes,
@@ -152,10 +158,11 @@ def merge_stages(
                 lock_also={"stage": each.key},
                 strict=strict,
             )
+            notices += merged.notices
         made[name] = place
-        locks[name] = json.loads((place / "recipe.lock.json").read_text(encoding="utf-8"))
+        locks[name] = json.loads((place / LOCK_FILE).read_text(encoding="utf-8"))
     last = chain.stages[-1]
-    notices += merge_to_folder(
+    merged = merge_to_folder(
         _ready(last, made),
         out,
         max_shard_bytes=max_shard_bytes,
@@ -164,6 +171,7 @@ def merge_stages(
         text=chain.text,
         strict=strict,
     )
+    notices += merged.notices
     if not keep:
         for place in made.values():
             shutil.rmtree(place, ignore_errors=True)
@@ -178,8 +186,15 @@ def _unmade(ref: ModelRef, each: PreparedStage) -> Checkpoint:
         job.tensor: StoredTensor(job.tensor, job.dtype, job.shape, Path(), 0, prod(job.shape) * item_size(job.dtype))
         for job in prepared.plan.jobs
     }
-    folder = prepared.checkpoints[prepared.vocabulary.donor].folder
-    return Unmade(folder, str(ref.bare), prepared.config, tensors, ())
+    vocabulary = prepared.vocabulary
+    if not vocabulary.files:
+        folder = vocabulary.checkpoints[vocabulary.donor].folder
+        return Unmade(folder, str(ref.bare), prepared.config, tensors, ())
+    folder = Path(tempfile.mkdtemp(prefix="mergeopt-"))  # its tokenizer, for the plans of those who need it
+    unmade = Unmade(folder, str(ref.bare), prepared.config, tensors, ())
+    weakref.finalize(unmade, shutil.rmtree, folder, ignore_errors=True)
+    carry_files(vocabulary, folder)
+    return unmade
 
 
 def _on(model: Checkpoint, ref: ModelRef, stage: Stage) -> Checkpoint:
@@ -193,7 +208,7 @@ def _ready(each: PreparedStage, made: Mapping[str, Path]) -> Prepared:
     """The stage's plan on the stages before it as they now lie on disk."""
     if not each.stage.needs:
         return each.prepared
-    checkpoints = dict(each.prepared.checkpoints)
+    checkpoints = dict(each.opened)
     for ref, name in each.stage.needs.items():
         checkpoints[ref] = _on(Checkpoint.open(made[name], name=str(ref.bare)), ref, each.stage)
     return replace(prepare(each.stage.recipe, checkpoints), notices=each.prepared.notices)
@@ -221,7 +236,7 @@ def _stands(place: Path, key: str) -> bool:
     Raises:
         InputError: the folder holds a model that is no stage.
     """
-    lock = place / "recipe.lock.json"
+    lock = place / LOCK_FILE
     try:
         found = json.loads(lock.read_text(encoding="utf-8")).get("stage") if lock.is_file() else None
     except (OSError, ValueError, AttributeError):

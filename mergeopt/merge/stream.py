@@ -1,4 +1,4 @@
-"""A plan becomes files: every tensor streamed through fixed-size chunks, tensors shared out over threads.
+"""A plan becomes tensors: every tensor streamed through fixed-size chunks, tensors shared out over threads.
 
 Reading, converting, merging and writing all release the interpreter lock, so plain threads use all cores; each works on
 whole tensors (largest first) with buffers of its own, and torch's own threads are off meanwhile. Memory is a few chunks
@@ -13,7 +13,7 @@ from threading import Event
 
 import torch
 
-from mergeopt.checkpoint.writer import CheckpointWriter
+from mergeopt.checkpoint.sink import Sink
 from mergeopt.merge.compute import compute, one_thread_each
 from mergeopt.merge.finite import is_finite
 from mergeopt.merge.plan import Job, Plan
@@ -27,11 +27,11 @@ Progress = Callable[[int], None]  # told the bytes written since the last call
 def stream(
     plan: Plan,
     checkpoints: Checkpoints,
-    writer: CheckpointWriter,
+    sink: Sink,
     progress: Progress | None = None,
     refinement: Refinement | None = None,
 ) -> tuple[Job, ...]:
-    """Computes every job of the plan into the writer; the caller commits.
+    """Computes every job of the plan into the sink, the blocks of a tensor in order.
 
     Refined singular components take a few whole tensors per thread instead.
 
@@ -69,7 +69,7 @@ def stream(
                     return
                 if not is_finite(part):
                     broken.add(job.tensor)
-                writer.write(job.tensor, start, part)
+                sink.write(job.tensor, start, part)
                 start += part.numel()
                 if progress:
                     progress(part.nbytes)

@@ -113,7 +113,7 @@ def parse_documents(text: str, source: str) -> tuple[Document, ...]:
         problem = f"not YAML: {error.problem or error.context or 'syntax error'}"
         remedy = damage(text, row) or "mend this line or the one above it"
         raise InputError(problem, where=f"{source}:{row}" if row else source, remedy=remedy) from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last: a character beyond any
         raise InputError(f"not YAML: {str(error).splitlines()[0]}", where=source, remedy=damage(text, None)) from None
     except RecursionError:
         raise InputError("nested too deeply", where=source, remedy=f"at most {MAX_DEPTH} levels") from None
@@ -161,11 +161,16 @@ class _Builder:
             return self._mapping(node, route, depth)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(child, (*route, i), depth + 1) for i, child in enumerate(node.value)]
+        where = f"{self.source}:{line} {spell(route)}"
         try:
-            return self.scalars.construct_object(node)
+            value = self.scalars.construct_object(node)
         except (yaml.YAMLError, ValueError) as error:
             problem = getattr(error, "problem", None) or str(error)
-            raise InputError(f"cannot be read: {problem}", where=f"{self.source}:{line} {spell(route)}") from None
+            raise InputError(f"cannot be read: {problem}", where=where) from None
+        except (LookupError, AttributeError, OverflowError):  # PyYAML's answer to a tag that does not fit
+            problem = f"{node.value!r} as {node.tag.rpartition(':')[2]}"
+            raise InputError(f"cannot be read: {problem}", where=where) from None
+        return _whole_text(value, where) if isinstance(value, str) else value
 
     def _mapping(self, node: yaml.MappingNode, route: Route, depth: int) -> dict[str, Any]:
         own: dict[str, Any] = {}
@@ -178,7 +183,7 @@ class _Builder:
                     where=f"{self.source}:{line} {spell(route)}",
                     remedy="quote text that holds { } or [ ]",
                 )
-            key = key_node.value
+            key = _whole_text(key_node.value, f"{self.source}:{line} {spell(route)}")
             here = (*route, key)
             if odd := next((name for character, name in LOOKALIKES.items() if character in key), None):
                 where = f"{self.source}:{line}"
@@ -196,6 +201,16 @@ class _Builder:
             self.lines[here] = line
             own[key] = self.build(value_node, here, depth + 1)
         return {**merged, **own}
+
+
+def _whole_text(text: str, where: str) -> str:
+    """Text in which pairs of surrogates (JSON's way to write 😀) are one character; a lone one is none."""
+    if text.isascii():
+        return text
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        raise InputError(f"{text!r} holds half a character", where=where, remedy="remove the \\ud… escape") from None
 
 
 def _neighbours(path: Path) -> str | None:

@@ -17,6 +17,11 @@ def _none_is_empty(value: Any) -> Any:
     return {} if value is None else value
 
 
+def _rules(value: Any) -> Any:
+    """``tokens: {<|im_start|>: }`` names a token and says no more."""
+    return {key: _none_is_empty(rule) for key, rule in value.items()} if isinstance(value, dict) else value or {}
+
+
 # Words stay whatever YAML read them as: the recipe's parser says what is wrong with them.
 Settings = Annotated[dict[str, Any], BeforeValidator(_none_is_empty)]
 LayerRange = Annotated[list[int], Field(min_length=2, max_length=2)]
@@ -47,6 +52,23 @@ class SlicePart(_Part):
     residual_weight: float | None = None
 
 
+class TokenPart(_Part):
+    """One entry of `tokenizer.tokens`: where the row of a token comes from."""
+
+    source: Model | None = Field(None, description="A model, {kind: model_token, model, token} or {kind: zero}.")
+    force: bool = Field(False, description="Also for models that have the token.")
+
+
+class TokenizerPart(_Part):
+    """The output's vocabulary."""
+
+    source: Model | None = Field(None, description="union (the default), base or a model.")
+    tokens: Annotated[dict[str, TokenPart], BeforeValidator(_rules)] = Field(default_factory=dict)
+    pad_to_multiple_of: int | None = Field(None, gt=0, description="The number of rows is rounded up to this.")
+    among: list[Model] = Field(default_factory=list, description="Whose tokens count, if not the recipe's own models'.")
+    base_model: Model | None = Field(None, description="With among: whose rows stand in where several models have one.")
+
+
 class RecipeFile(_Part):
     """A merge recipe."""
 
@@ -58,9 +80,9 @@ class RecipeFile(_Part):
     parameters: Settings = Field(default_factory=dict, description="Settings of the whole merge.")
     dtype: str | None = Field(None, description="dtype of inputs and output.")
     out_dtype: str | None = Field(None, description="dtype of the output, if another.")
-    tokenizer_source: str | None = None
-    tokenizer: dict[str, Any] | None = None
-    chat_template: str | None = None
+    tokenizer_source: Model | None = Field(None, description="union, base or a model: whose tokens the output knows.")
+    tokenizer: TokenizerPart | None = Field(None, description="The same, with rules for single tokens.")
+    chat_template: str | None = Field(None, description="auto, the name of a common format, or Jinja text.")
     name: str | None = None
     seed: int = Field(0, ge=0, lt=2**63, description="Addresses the random masks of DARE. mergekit ignores it.")
     refinement: str | None = Field(None, description="File of coefficients below the tensor. mergekit ignores it.")

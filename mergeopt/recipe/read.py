@@ -29,6 +29,7 @@ from mergeopt.recipe.rules import (
 )
 from mergeopt.recipe.schema import MethodSchema
 from mergeopt.recipe.settings import Setting, parse_setting
+from mergeopt.recipe.tokenizer import said_in_vain, tokenizer_request
 
 Schemas = Mapping[str, MethodSchema]
 
@@ -85,7 +86,7 @@ class _Reader:
             parameters=self._settings(file.parameters, ("parameters",), schema),
             dtype=self._dtype(file.dtype, "dtype"),
             out_dtype=self._dtype(file.out_dtype, "out_dtype"),
-            tokenizer_source=self._tokenizer_source(file),
+            tokenizer=tokenizer_request(file, self.document),
             chat_template=file.chat_template,
             seed=file.seed,
             refinement=self._refinement(file.refinement),
@@ -98,6 +99,8 @@ class _Reader:
         check_sources(recipe, schema, self._place, self.document.where)
         self._name_layer_range_mistakes(recipe)
         self._name_odd_models(recipe)
+        for route, text in said_in_vain(file):
+            self._notice(route, text)
         return Reading(recipe, tuple(self.notices))
 
     # structure ---------------------------------------------------------------------------------------------------
@@ -171,30 +174,6 @@ class _Reader:
             key, what = found
             remedy = "a merge recipe says merge_method: and models:"
             raise InputError(f"is {what} (it has {key!r})", where=self._at(key), remedy=remedy)
-
-    def _tokenizer_source(self, file: RecipeFile) -> str | None:
-        """`tokenizer_source`, or the source of a `tokenizer` that says no more than that."""
-        if file.tokenizer is None:
-            return self._plain_source(file.tokenizer_source)
-        if file.tokenizer_source is not None:
-            raise InputError("both tokenizer and tokenizer_source", where=self._at("tokenizer"), remedy="give one")
-        rules = [key for key, value in file.tokenizer.items() if key != "source" and value]
-        if rules:
-            raise InputError(
-                f"tokenizer rules cannot be applied yet ({', '.join(rules)})",
-                where=self._at("tokenizer"),
-                remedy="use tokenizer_source: base",
-            )
-        source = file.tokenizer.get("source")
-        return "union" if source is None else str(ModelRef.parse(source, self._at("tokenizer")))
-
-    def _plain_source(self, name: str | None) -> str | None:
-        """``model:path`` is how mergekit wrote a model here until 2024-07-15 (4c3532c)."""
-        if name is None or not name.startswith("model:"):
-            return name
-        path = name.removeprefix("model:")
-        self._notice(("tokenizer_source",), f"{name!r} is read as {path!r}, as mergekit did until July 2024")
-        return path
 
     def _refinement(self, name: str | None) -> str | None:
         """The file beside the recipe's, else as given, in the working folder."""

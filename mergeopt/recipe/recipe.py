@@ -6,7 +6,7 @@ mergekit's ways to list sources (`models`, `slices`) in one form. Nothing here h
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from mergeopt.errors import InputError
 from mergeopt.recipe.settings import Setting
@@ -89,7 +89,9 @@ def _named(part: Any, whole: Any, where: str) -> tuple[str, str | None]:
     """Path and revision of ``path`` or ``{path: ..., revision: ...}``."""
     part = {"path": part} if isinstance(part, str) else part
     path, revision = (part.get("path"), part.get("revision")) if isinstance(part, dict) else (None, None)
-    if not isinstance(path, str) or not path.strip() or not isinstance(revision, str | None):
+    if not isinstance(revision, str | None):
+        raise InputError(f"revision {revision!r} is not text", where=where, remedy="quote it")
+    if not isinstance(path, str) or not path.strip():
         remedy = "write {model: {path: ..., revision: ...}}"
         if isinstance(whole, dict) and whole and all(value is None for value in whole.values()):
             remedy = "it is a template that nobody has filled in: write the model's name"
@@ -120,6 +122,45 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelToken:
+    """A token of a model: its text, or its id in that model's vocabulary."""
+
+    model: ModelRef
+    token: str | int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRule:
+    """Where models that lack a token take its row from, all models where `force`d; None: as for any other token."""
+
+    token: str
+    source: ModelToken | Literal["zero"] | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerRequest:
+    """The vocabulary of the output.
+
+    `among`: the models whose tokens count, the tokenizer's donor first, and `base` the one whose rows stand in for
+    others'; empty are the recipe's own. A search says it where a recipe over fewer models keeps the vocabulary of all.
+    """
+
+    source: ModelRef | Literal["union", "base"] = "union"
+    rules: tuple[TokenRule, ...] = ()
+    pad_to_multiple_of: int | None = None
+    among: tuple[ModelRef, ...] = ()
+    base: ModelRef | None = None
+
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        """Every model that it names."""
+        lenders = [rule.source.model for rule in self.rules if isinstance(rule.source, ModelToken)]
+        source = [self.source] if isinstance(self.source, ModelRef) else []
+        return tuple(dict.fromkeys([*self.among, *source, *lenders]))
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """What to merge and how.
 
@@ -133,7 +174,7 @@ class Recipe:
     parameters: Mapping[str, Setting] = field(default_factory=dict)
     dtype: str | None = None
     out_dtype: str | None = None
-    tokenizer_source: str | None = None
+    tokenizer: TokenizerRequest | None = None
     chat_template: str | None = None
     seed: int = 0
     refinement: str | None = None
@@ -145,7 +186,7 @@ class Recipe:
 
     @property
     def models(self) -> tuple[ModelRef, ...]:
-        """Every model that is read, each once: sources in order, then the bases."""
+        """Every model that is merged, each once: sources in order, then the bases."""
         found = [source.model for part in self.slices for source in part.sources]
         bases = [self.base, *(part.base for part in self.slices)]
         return tuple(dict.fromkeys([*found, *(base for base in bases if base is not None)]))
@@ -162,6 +203,11 @@ class Recipe:
     def base_of(self, part: Slice) -> ModelRef | None:
         """What deltas are taken from in a slice."""
         return part.base or self.base
+
+    @property
+    def named(self) -> tuple[ModelRef, ...]:
+        """Every model that is opened: those that are merged, then those that only give a tokenizer or rows to it."""
+        return tuple(dict.fromkeys([*self.models, *(self.tokenizer.models if self.tokenizer else ())]))
 
     @property
     def donor(self) -> ModelRef:

@@ -45,7 +45,7 @@ class Stages:
     @property
     def models(self) -> tuple[ModelRef, ...]:
         """Every model that must exist beforehand, each once."""
-        return tuple(dict.fromkeys(ref for s in self.stages for ref in s.recipe.models if ref not in s.needs))
+        return tuple(dict.fromkeys(ref for s in self.stages for ref in s.recipe.named if ref not in s.needs))
 
 
 def read_stages(documents: Sequence[Document], schemas: Schemas) -> Stages:
@@ -70,7 +70,7 @@ def read_stages(documents: Sequence[Document], schemas: Schemas) -> Stages:
     for name, document in named.items():
         reading = read_recipe(document, schemas)
         notices += reading.notices
-        needs = {ref: found for ref in reading.recipe.models if (found := _stage_of(ref, named, document))}
+        needs = {ref: found for ref in reading.recipe.named if (found := _stage_of(ref, named, document))}
         notices += [
             f"{document.where()}: model {str(ref)!r} is taken for the stage {found!r}"
             for ref, found in needs.items()

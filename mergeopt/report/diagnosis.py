@@ -16,11 +16,12 @@ from mergeopt.diagnose.evidence import Evidence
 from mergeopt.diagnose.seen import Pair, Smoke
 from mergeopt.diagnose.subjects import PARTS, Place
 from mergeopt.diagnose.sums import Sums, added
+from mergeopt.diagnose.verdict import WORDS, Word
 from mergeopt.recipe.recipe import ModelRef
 
 COLOURS = {"good": "green", "tune": "yellow", "risky": "bold yellow", "no": "bold red"}
 RANGES = 3  # of the layers, in the table of places
-MOST = 12  # lines of findings
+MOST = 8  # lines of reasons, and of findings
 
 
 def diagnosis_text(diagnosis: Diagnosis) -> Iterator[RenderableType]:
@@ -180,15 +181,17 @@ def _pairs(diagnosis: Diagnosis) -> Table:
 
 
 def _reasons(diagnosis: Diagnosis) -> Iterator[RenderableType]:
-    """Why, for every pair that is not simply good; pairs with the same reasons together."""
-    groups: dict[tuple[str, ...], list[Pair]] = {}
+    """Why, for every pair that is not simply good, the gravest first; pairs with the same reasons together."""
+    groups: dict[tuple[Word, tuple[str, ...]], list[Pair]] = {}
     for pair, verdict in diagnosis.verdicts.items():
         if verdict.word != "good":
-            groups.setdefault(verdict.reasons, []).append(pair)
-    for reasons, pairs in groups.items():
+            groups.setdefault((verdict.word, verdict.reasons), []).append(pair)
+    ordered = sorted(groups.items(), key=lambda each: -WORDS.index(each[0][0]))
+    for (word, reasons), pairs in ordered[:MOST]:
         names = ", ".join(_pair_name(diagnosis.evidence, pair) for pair in pairs)
-        word = diagnosis.verdicts[pairs[0]].word
         yield _item(f"{names}: {word}: {'; '.join(reasons)}")
+    if len(ordered) > MOST:
+        yield _item(f"and {len(ordered) - MOST} more (--json)")
 
 
 def _findings(evidence: Evidence) -> Iterator[RenderableType]:

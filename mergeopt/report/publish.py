@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from mergeopt.errors import MergeoptError
-from mergeopt.files import write_text
+from mergeopt.files import size_text, write_text
 from mergeopt.merge.folder import check_apart, merge_to_folder
 from mergeopt.merge.plan import make_plan
 from mergeopt.merge.sources import facts
@@ -30,7 +30,7 @@ def check_room(job: SearchJob, out: Path) -> None:
     place = next(path for path in (out, *out.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if free < needed:
-        raise MergeoptError(f"{out}: the model needs {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free")
+        raise MergeoptError(f"{out}: the model needs {size_text(needed)}, the disk has {size_text(free)} free")
 
 
 def publish(found: Found, job: SearchJob, out: Path, listener: Listener) -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mergeopt.errors import visible
 from mergeopt.scoring.statistics import PairedDifference
 from mergeopt.study.evaluation import ModelRow
 from mergeopt.study.result import Cell, Result, Row
@@ -29,13 +30,18 @@ def _result_table(result: Result, *, narrow: bool) -> Table:
     table.add_column("winner − this (95\u00a0%)", justify="right", min_width=12 if narrow else None)
     evals = list(result.rows[0].evals)
     for name in evals:
-        table.add_column(escape(name), justify="right", overflow="fold")
+        table.add_column(_plain(name), justify="right", overflow="fold")
     for row in ordered(result):
         style = "bold green" if row.name == result.winner else "dim" if row.kind == "compare" else None
         scores = [short(row.evals[n].value) if narrow else cell_text(row.evals[n]) for n in evals]
         difference = difference_text(row, narrow=narrow)
-        table.add_row(escape(label(row, result)), short(row.objective), difference, *scores, style=style)
+        table.add_row(_plain(label(row, result)), short(row.objective), difference, *scores, style=style)
     return table
+
+
+def _plain(name: str) -> str:
+    """A name as it is written: no markup of Rich, no escape code of a terminal."""
+    return escape(visible(name))
 
 
 def result_markdown(result: Result, names: Mapping[str, str]) -> str:
@@ -144,7 +150,7 @@ def eval_table(rows: Sequence[ModelRow]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("model")
     for name in evals:
-        table.add_column(escape(name), justify="right")
+        table.add_column(_plain(name), justify="right")
     for row in rows:
         cells = []
         for name in evals:
@@ -152,5 +158,5 @@ def eval_table(rows: Sequence[ModelRow]) -> Table:
             if name in row.against:
                 text += f"\n{with_interval(row.against[name])}"
             cells.append(text)
-        table.add_row(escape(row.model), *cells)
+        table.add_row(_plain(row.model), *cells)
     return table

@@ -6,6 +6,7 @@ layers and per filter. That is a hole with depth and parts.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from mergeopt.errors import InputError, did_you_mean
@@ -72,7 +73,7 @@ class _Translator:
         self.genome: dict[str, Any] = document.data["genome"]
         self.notices = list(document.notices)
         method = self.genome.get("merge_method")
-        if method not in schemas:
+        if not isinstance(method, str) or method not in schemas:
             problem, remedy = no_such_method(str(method), schemas, OTHER_METHODS)
             raise self._error(problem, "merge_method", remedy)
         self.schema = schemas[method]
@@ -147,7 +148,7 @@ class _Translator:
         size = number(given)
         if given is None or size == 0:
             return None
-        if size is None or size < 0 or size != int(size):
+        if size is None or not 0 < size < inf or size != int(size):
             raise self._error(
                 f"layer_granularity is {given!r}", "layer_granularity", "give the number of layers in a group"
             )

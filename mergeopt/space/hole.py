@@ -11,6 +11,7 @@ from typing import Any, Literal
 from mergeopt.errors import InputError, did_you_mean
 from mergeopt.recipe.document import Document, Route
 
+MAX_POINTS = 10_000  # of a hole over depth
 RANGE_KEYS = ("range", "init", "depth", "outer", "parts", "log", "share")
 CHOICE_KEYS = ("choice", "share")
 SPLITS = ("blocks", "modules")
@@ -168,6 +169,8 @@ class _Parser:
             return "layers" if given else None
         if isinstance(given, bool) or not isinstance(given, int) or given < 1:
             raise self._error(f"depth is {given!r}", "depth", "write a number of control points, or layers")
+        if given > MAX_POINTS:
+            raise self._error(f"depth is {given}", "depth", f"at most {MAX_POINTS}; no model has as many layers")
         return given
 
     def _outer(self, data: dict[str, Any], order: int) -> "Hole | Reference | float | Literal['each'] | None":

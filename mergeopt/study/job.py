@@ -15,6 +15,7 @@ from mergeopt.merge.layout import lay_out
 from mergeopt.merge.notices import layout_notices
 from mergeopt.merge.plan import unmatched_filters
 from mergeopt.merge.sources import Checkpoints, facts, open_models
+from mergeopt.merge.vocabulary import Vocabulary, choose_vocabulary
 from mergeopt.methods import SCHEMAS
 from mergeopt.optimizers import VERSION
 from mergeopt.recipe.document import Document
@@ -28,7 +29,7 @@ from mergeopt.study.evals import with_files
 from mergeopt.study.record import StudyRecord
 from mergeopt.study.references import Contender, contenders, named
 from mergeopt.study.searchfile import SearchFile
-from mergeopt.study.tokenizer import load_tokenizer
+from mergeopt.study.tokenizer import check_models_spoken, check_one_vocabulary, output_tokenizer
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,18 @@ class SearchJob:
     file: SearchFile
     space: Space
     recipe: Recipe  # the first branch at its init: names the models
-    checkpoints: Checkpoints
+    checkpoints: Checkpoints  # as candidates are made of them: seen through the vocabulary
+    vocabulary: Vocabulary
+    opened: Checkpoints  # as they are on disk
     contenders: tuple[Contender, ...]
     suite: Suite
     near: Path | None
     notices: tuple[str, ...]
+
+    @property
+    def speaker(self) -> ModelRef | None:
+        """Whose generation settings go with the output's tokenizer; None: each candidate's donor's."""
+        return None if self.recipe.tokenizer is None else self.vocabulary.donor
 
     def recipe_at(self, branch: int, point: Sequence[float]) -> Recipe:
         """The plain recipe of a point."""
@@ -97,22 +105,28 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
         if reading.notices:  # in a search file nothing may be said in vain
             raise InputError(reading.notices[0])
         recipes.append(reading.recipe)
-        for ref in reading.recipe.models:
+        for ref in reading.recipe.named:
             shape_of(ref)
-        layout = lay_out(reading.recipe, facts(opened), SCHEMAS[reading.recipe.method])
-        for problem in unmatched_filters(layout, reading.recipe):
+    check_one_vocabulary(recipes)
+    vocabulary = choose_vocabulary(recipes[0], opened)
+    known = facts(vocabulary.checkpoints)
+    for recipe in recipes:
+        layout = lay_out(recipe, known, SCHEMAS[recipe.method])
+        for problem in unmatched_filters(layout, recipe):
             raise InputError(problem, where=file.recipe.source)
-        notices += layout_notices(layout, reading.recipe, facts(opened))
+        notices += layout_notices(layout, recipe, known)
     listed = named(file.optimize.start, file.optimize.compare, near, recipes[0])
+    check_models_spoken(recipes[0], [c.recipe for c in listed], _teachers(file))
     opened.update(open_models([r for c in listed for r in c.recipe.models if r not in opened], near))
     opened.update(open_models([ref for ref in _teachers(file) if ref not in opened], near))
     for prompts in file.learn.prompts if file.learn else ():
         if prompts.file is not None:  # a misspelt one should not wait for its turn
             find_file(prompts.file, near, "evals")
-    found, left = contenders(recipes[0], listed, opened)
+    seen = {**opened, **vocabulary.checkpoints}
+    found, left = contenders(recipes[0], listed, seen)
     suite = Suite.build(
         with_files(file.objective, near),
-        tokenizer=load_tokenizer(opened[recipes[0].donor].folder),
+        tokenizer=output_tokenizer(vocabulary),
         near=near,
         shares=file.optimize.shares,
         seed=file.optimize.seed,
@@ -120,7 +134,8 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
         trust_eval_code=trust_eval_code,
         allow_benchmark=allow_benchmark,
     )
-    notices += [*left, *suite.notices, *(said for checkpoint in opened.values() for said in checkpoint.notices)]
+    notices += [*vocabulary.notices, *left, *suite.notices]
+    notices += [said for checkpoint in opened.values() for said in checkpoint.notices]
     if len(space.branches) == 1 and not space.branches[0].dimensions:
         notices.append("the recipe has no holes: nothing is searched, it is only compared")
     if file.optimize.learns:
@@ -128,7 +143,8 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
         notices += [f"{name} is a threshold: no gradient moves it, only a search by trials" for name in still]
     if file.learn is not None and not file.optimize.learns:
         notices.append(f"learn: has no effect on method {file.optimize.method}")
-    return SearchJob(file, space, recipes[0], opened, found, suite, near, tuple(dict.fromkeys(notices)))
+    notices = list(dict.fromkeys(notices))
+    return SearchJob(file, space, recipes[0], seen, vocabulary, opened, found, suite, near, tuple(notices))
 
 
 def _teachers(file: SearchFile) -> list[ModelRef]:

@@ -228,7 +228,9 @@ class School:
             checkpoint = self._job.checkpoints[ref]
             with placed(f"teacher {ref}"):
                 check_same_vocabulary(load_tokenizer(checkpoint.folder), self._job.suite.tokenizer)
-            identity = digest(repr((stamps(checkpoint), str(self._bench.dtype_of(alone(ref, self._job.recipe))))))
+            said = (stamps(checkpoint), str(self._bench.dtype_of(alone(ref, self._job.recipe))))
+            spoken = sorted(self._job.vocabulary.files.items())  # a model in another vocabulary is another one
+            identity = digest(repr((*said, spoken) if spoken else said))
             self._teachers[ref] = Teacher(
                 identity,
                 lambda: self._load(ref),

@@ -19,6 +19,7 @@ from mergeopt.recipe.document import read_document
 from mergeopt.recipe.read import read_recipe
 from mergeopt.recipe.recipe import ModelRef, Recipe, Slice, Source
 from mergeopt.recipe.settings import Entry, Setting
+from mergeopt.study.tokenizer import in_vocabulary_of
 
 Kind = Literal["base", "parent", "fixed", "start", "compare", "learned"]
 
@@ -92,7 +93,7 @@ def closed_forms(recipe: Recipe, checkpoints: Checkpoints) -> list[Contender]:
             replace(source, parameters={"weight": weight})
             for source, weight in zip(plain.slices[0].sources, weights, strict=True)
         )
-        found.append(Contender(name, "fixed", replace(plain, slices=(Slice(sources),))))
+        found.append(Contender(name, "fixed", in_vocabulary_of(recipe, replace(plain, slices=(Slice(sources),)))))
     return found
 
 
@@ -141,14 +142,15 @@ def contenders(
     left = []
     known = facts(checkpoints)
     for contender in [*parents(recipe), *fixed(recipe), *listed]:
+        spoken = in_vocabulary_of(recipe, contender.recipe)
         try:
-            lay_out(contender.recipe, known, SCHEMAS[contender.recipe.method])
+            lay_out(spoken, known, SCHEMAS[spoken.method])
         except InputError as error:
             if contender.kind in ("start", "compare"):
                 raise
             left.append(f"{contender.name!r} is not in the comparison: {error}")
         else:
-            found.append(replace(contender, name=_free_name(contender, {c.name for c in found})))
+            found.append(replace(contender, name=_free_name(contender, {c.name for c in found}), recipe=spoken))
     return tuple(found), left
 
 

@@ -57,13 +57,13 @@ def run_search(job: SearchJob, record: StudyRecord, compute: Compute, listener: 
     check_compute(record, compute)
     if job.near is not None and not record.notes("near"):
         record.note("near", {"folder": str(job.near.resolve())})
-    study = Study(job, record, Workbench(job.checkpoints, job.suite, compute), listener)
+    study = Study(job, record, Workbench(job.checkpoints, job.suite, compute, speaker=job.speaker), listener)
     reference = study.reference()
     trials = study.search(reference)
     refined = None if job.file.optimize.portable else study.refine(trials, reference)
     winner = study.select(trials, reference, refined)
     result = study.report(winner, trials, reference)
-    prepared = replace(prepare(winner.recipe, job.checkpoints), refinement=winner.refinement)
+    prepared = replace(prepare(winner.recipe, job.opened), refinement=winner.refinement)
     return Found(result, winner, prepared)
 
 

@@ -291,7 +291,7 @@ def _with(data: Any, path: Sequence[str], value: Any, text: str) -> Any:
 
 def explained(error: ValidationError, document: Document, schema: type[BaseModel]) -> InputError:
     """Pydantic's first complaint as one line with place and remedy."""
-    complaints = [(tuple(s for s in e["loc"] if not _is_type_name(s)), e) for e in error.errors()]
+    complaints = [(_route(e["loc"], e["type"] == "extra_forbidden"), e) for e in error.errors()]
     route, first = complaints[0]
     # of a value that fits none of several types the longest complaint knows most
     route, first = max((c for c in complaints if c[0][: len(route)] == route), key=lambda c: len(c[1]["loc"]))
@@ -306,6 +306,12 @@ def explained(error: ValidationError, document: Document, schema: type[BaseModel
         given = given if len(given) <= 60 else f"{given[:57]}..."
         problem = f"{problem.removeprefix('value error, ')}, not {given}"
     return InputError(problem, where=document.where(route), remedy=remedy)
+
+
+def _route(steps: tuple[int | str, ...], ends_in_key: bool) -> Route:
+    """Pydantic's path without the names of types in it; the last step may be a key that only looks like one."""
+    last = len(steps) - 1 if ends_in_key else None
+    return tuple(step for i, step in enumerate(steps) if i == last or not _is_type_name(step))
 
 
 def _is_type_name(step: int | str) -> bool:

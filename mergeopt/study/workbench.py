@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from mergeopt.errors import InputError
-from mergeopt.merge.folder import Prepared
+from mergeopt.merge.folder import merged_config
 from mergeopt.merge.layout import Input, Layout, lay_out
 from mergeopt.merge.live import LiveModel, NotFiniteError, bind, skeleton
 from mergeopt.merge.plan import Plan, fill
 from mergeopt.merge.refinement import Refinement
 from mergeopt.merge.sources import Checkpoints, FileSource, ResidentSource, TensorSource, facts
 from mergeopt.methods import SCHEMAS
-from mergeopt.recipe.recipe import Recipe
+from mergeopt.recipe.recipe import ModelRef, Recipe
 from mergeopt.scoring.base import NonFiniteError, Scores, Split
 from mergeopt.scoring.encoding import Encoder
 from mergeopt.scoring.resident import ResidentScorer
@@ -84,8 +84,11 @@ class Bench:
 class Workbench:
     """Measures recipes over a fixed set of models and evals."""
 
-    def __init__(self, checkpoints: Checkpoints, suite: Suite, compute: Compute) -> None:
-        self._checkpoints, self._suite, self._compute = checkpoints, suite, compute
+    def __init__(
+        self, checkpoints: Checkpoints, suite: Suite, compute: Compute, *, speaker: ModelRef | None = None
+    ) -> None:
+        """`speaker`: whose generation settings all candidates have; each its donor's where None."""
+        self._checkpoints, self._suite, self._compute, self._speaker = checkpoints, suite, compute, speaker
         self.device, self.batch_size = compute.device, compute.batch_size
         self._facts = facts(checkpoints)
         self._source = _source(checkpoints, compute.device)
@@ -145,16 +148,18 @@ class Workbench:
 
     def dtype_of(self, recipe: Recipe) -> torch.dtype:
         """What candidates of this structure compute in."""
-        return self._dtype(Prepared(recipe, self._checkpoints, self.plan(recipe), ()).config)
+        return self._dtype(self._config(recipe, self.plan(recipe)))
+
+    def _config(self, recipe: Recipe, plan: Plan) -> dict[str, Any]:
+        return merged_config(plan, self._checkpoints[recipe.donor])
 
     def _bench(self, recipe: Recipe, plan: Plan) -> "Bench":
         """The live model for this config: stacks of another depth, or another rope, need one of their own."""
-        prepared = Prepared(recipe, self._checkpoints, plan, ())
-        config = prepared.config
+        config = self._config(recipe, plan)
         said = {name: value for name, value in config.items() if name not in SILENT}
         key = (json.dumps(said, sort_keys=True), self._dtype(config), tuple(job.tensor for job in plan.jobs))
         if key not in self._benches:
-            folder = self._checkpoints[recipe.donor].folder
+            folder = self._checkpoints[self._speaker or recipe.donor].folder
             model = skeleton(folder, config, self._compute.device, self._dtype(config))
             views = bind(model, [job.tensor for job in plan.jobs])
             scorer = ResidentScorer(self._suite, model, batch_size=self._compute.batch_size)

@@ -78,6 +78,17 @@ def test_an_index_that_disagrees_with_the_headers(make_model: MakeModel) -> None
         Checkpoint.open(folder)
 
 
+def test_an_index_that_passes_over_a_shard(make_model: MakeModel) -> None:
+    index = make_model(shards=3) / "model.safetensors.index.json"
+    data = json.loads(index.read_text())
+    data["weight_map"] = {n: f for n, f in data["weight_map"].items() if "00002-of" not in f}
+    index.write_text(json.dumps(data))
+    with pytest.raises(InputError, match=r"does not list model-00002-of-00003\.safetensors, which stands beside it"):
+        Checkpoint.open(index.parent)
+    (index.parent / "model-00002-of-00003.safetensors").rename(index.parent / "model-00002-of-00004.safetensors")
+    Checkpoint.open(index.parent)  # of another series: somebody's leftover
+
+
 def test_an_index_without_a_map(make_model: MakeModel) -> None:
     folder = make_model(shards=2)
     (folder / "model.safetensors.index.json").write_text("{}")

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from mergeopt.checkpoint import staging
 from mergeopt.checkpoint.gather import PAGE, PIECE, Gather, direct_span
-from mergeopt.checkpoint.writer import CheckpointWriter, OutputTensor
+from mergeopt.checkpoint.sink import OutputTensor
+from mergeopt.checkpoint.writer import CheckpointWriter
 
 
 def gathered(offset: int, data: bytes, cuts: list[tuple[int, int]]) -> tuple[bytes, list[int]]:

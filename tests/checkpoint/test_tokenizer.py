@@ -58,7 +58,7 @@ def test_without_tokenizer_json_by_bytes(model: Model) -> None:
     assert vocabulary_difference(a, model("fast", {"x": 0})) == "tokenizer.model cannot be compared with tokenizer.json"
 
 
-@pytest.mark.parametrize("vocab", [3, [[]], [3], "x"])
+@pytest.mark.parametrize("vocab", [3, [[]], [3], "x", [[1, 0.5]], {"a": "0"}])
 def test_a_malformed_tokenizer_names_its_file(model: Model, vocab: Any) -> None:
     with pytest.raises(InputError, match=r"tokenizer.json: not a tokenizer"):
         vocabulary_difference(model("a", vocab), model("b", {"x": 0}))

@@ -33,7 +33,7 @@ def made(base: bool = True) -> tuple[Subjects, Suite, Workbench]:
 @pytest.fixture
 def seen(work: Path) -> Behaviour:
     who, suite, bench = made()
-    return observe(who, suite, bench)
+    return observe(who, suite, bench, dict.fromkeys(who.models, 0.5))
 
 
 def test_each_eval_is_its_specialists(seen: Behaviour) -> None:
@@ -58,6 +58,7 @@ def test_a_pair_keeps_what_its_mixture_shows(seen: Behaviour, work: Path) -> Non
         assert kept == pytest.approx(1 - (middle[name] - seen.losses[ref][name]) / gain, abs=1e-5)
     assert path.interference[0] == pytest.approx(seen.own[upper].alone - path.kept[0])
     assert seen.scaled[0.5][upper] == pytest.approx(path.kept[0], abs=1e-4)
+    assert seen.norm_scaled == seen.scaled[0.5]
     assert 0 < path.similarity < 1
     if path.carried:
         assert sum(share for _, share in path.carried) == pytest.approx(1)
@@ -85,7 +86,7 @@ def test_divergence_of_a_model_from_itself_is_nothing(work: Path) -> None:
 
 
 def test_without_a_base_the_other_model_is_the_measure(work: Path) -> None:
-    seen = observe(*made(base=False))
+    seen = observe(*made(base=False), {})
     upper, sort = refs("zoo/upper", "zoo/sort")
     path = seen.paths[upper, sort]
     gain = seen.losses[sort]["upper_whole"] - seen.losses[upper]["upper_whole"]

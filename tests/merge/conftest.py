@@ -44,7 +44,7 @@ def jobs_of(plan: Plan) -> dict[str, Job]:
 def prepared(text: str) -> Prepared:
     """A recipe with models in the working folder."""
     recipe = recipe_of(text)
-    return prepare(recipe, open_models(recipe.models, None))
+    return prepare(recipe, open_models(recipe.named, None, recipe.base))
 
 
 def merged(text: str, out: Path, **options: Any) -> Weights:

@@ -80,11 +80,23 @@ def test_several_documents_name_the_second():
         ("a: !!python/name:os.system", "constructor"),
         ("a: 2001-99-99", "month"),
         ("a: \x00", "not YAML"),
+        ('"\\U9007199254740993": 1', "not YAML"),
     ],
 )
 def test_not_yaml(text: str, word: str):
     line = refused(text)
     assert line.startswith("r.yml") and word in line and "\n" not in line
+
+
+@pytest.mark.parametrize("value", ["!!timestamp x", "!!bool x", "!!int ''", "!!float x", "2001-02-30"])
+def test_a_value_that_its_tag_does_not_fit(value: str):
+    assert refused(f"a:\n  b: {value}").startswith("r.yml:2 a.b: cannot be read: ")
+
+
+def test_characters_in_two_halves():
+    assert parse_document('a: "\\ud83d\\ude00"\n"\\ud83d\\ude00": ü', "r.yml").data == {"a": "😀", "😀": "ü"}
+    assert "holds half a character" in refused('a: "x\\ud83d"')
+    assert "holds half a character" in refused('"\\ude00": 1')
 
 
 def test_deep_nest_and_alias_bomb_are_stopped_quickly():

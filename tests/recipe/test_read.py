@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mergeopt.errors import InputError
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.document import read_document
 from mergeopt.recipe.read import read_recipe
@@ -69,7 +70,6 @@ def test_slices():
         ("model: b", "model: ''", ("r.yml:6 models[1].model", "is not a model")),
         ("model: b", "model: {MODEL}", ("r.yml:6 models[1].model", "is not a model")),
         ("density: 0.6}", "density: {filter: mlp}}", ("r.yml:5 models[0].parameters.density", "has no value")),
-        ("dtype: bfloat16", "tokenizer: {tokens: {x: {}}}", ("r.yml:8 tokenizer", "tokenizer_source: base")),
         ("dtype: bfloat16", "slices: [{sources: [{model: a, layer_range: [0, 1]}]}]", ("both models and slices",)),
         ("dtype: bfloat16", "seed: -1", ("r.yml:8 seed", "greater than or equal to 0")),
         ("dtype: bfloat16", "parameters: [1]", ("r.yml:8 parameters", "mapping")),
@@ -184,15 +184,6 @@ def test_empty_parts_are_no_mistake(empty: str):
     assert reading(TIES + empty + "\n").notices == ()
 
 
-def test_tokenizer_without_rules_is_union():
-    assert reading(TIES + "tokenizer: {}\n").recipe.tokenizer_source == "union"
-    assert reading(TIES + "tokenizer: {source: base}\n").recipe.tokenizer_source == "base"
-
-
-def test_two_words_on_the_tokenizer_are_refused():
-    assert "both tokenizer and tokenizer_source" in refusal(TIES + "tokenizer: {}\ntokenizer_source: base\n")
-
-
 def test_a_base_counts_as_one_more_source_where_there_are_no_deltas():
     text = "merge_method: linear\nbase_model: c\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n"
     assert [str(s.model) for s in reading(text).recipe.slices[0].sources] == ["a", "b", "c"]
@@ -294,6 +285,8 @@ def test_model_references():
     assert ref("org/name@rev+org/lora") == ModelRef("org/name", "rev", "org/lora")
     assert ref("'  with space '") == ModelRef("with space")
     assert ref("{model: {path: 'a+b', revision: v1}}") == ModelRef("a+b", "v1")
+    with pytest.raises(InputError, match=r"revision 123 is not text; quote it"):
+        ref("{model: {path: a, revision: 123}}")
     assert ref("{model: {path: a}, lora: {path: l}}") == ModelRef("a", None, "l")
     assert ref("{model: a, lora: {path: l, revision: r}}") == ref("a+l@r") == ModelRef("a", None, "l", None, "r")
     assert ref("{model: a, override_architecture: X}") == ModelRef("a", architecture="X")

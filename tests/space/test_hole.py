@@ -43,6 +43,7 @@ def test_a_hole_with_every_key() -> None:
         ("{range: [0, 1], init: [0, 1], depth: 3}", "init has 2 values and depth 3"),
         ("{range: [0, 1], depth: 0}", "depth is 0"),
         ("{range: [0, 1], depth: layer}", "depth is 'layer'"),
+        ("{range: [0, 1], depth: 9007199254740993}", "depth is 9007199254740993; at most 10000"),
         ("{range: [0, 1], parts: block}", "did you mean 'blocks'?"),
         ("{range: [0, 1], parts: [a, a]}", "lists a filter twice"),
         ("{range: [0, 1], detph: 3}", "a hole has no key 'detph'; did you mean 'depth'?"),

@@ -77,6 +77,8 @@ def test_every_key_is_accepted() -> None:
     ("old", "new", "said"),
     [
         ("optimize:", "optimise:", "s.yml:23 optimise: unknown key 'optimise'; did you mean 'optimize'?"),
+        ("learn:", "'[bold]':", "s.yml:33 [bold]: unknown key '[bold]'"),
+        ("learn:", "int:", "s.yml:33 int: unknown key 'int'"),
         ("  trials: 200", "  trails: 200", "s.yml:25 optimize.trails: unknown key 'trails'; did you mean 'trials'?"),
         ("calibrate: 0.2", "calibrat: 0.2", "optimize.splits.calibrat: unknown key 'calibrat'; did you mean"),
         ("metric: acc, ", "metrics: acc, ", "s.yml:19 objective[0].metrics: unknown key 'metrics'; did you mean"),
