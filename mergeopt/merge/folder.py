@@ -252,7 +252,7 @@ def _bytes_beside(prepared: Prepared) -> int:
 
 
 def _write_recipe(prepared: Prepared, out: Path, text: str | None) -> str:
-    """Writes the recipe (or `text`), for us and for mergekit, and its refinement; returns its text."""
+    """Writes the recipe (or another text for it), for us and for mergekit, and its refinement; returns the text."""
     recipe = prepared.recipe
     if prepared.refinement is not None:
         prepared.refinement.write(out / SIDECAR)

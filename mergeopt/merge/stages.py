@@ -8,6 +8,8 @@ something else: after an interruption or a change, the chain goes on where it mu
 import json
 import re
 import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,9 +27,11 @@ from mergeopt.checkpoint.locate import locate_model
 from mergeopt.checkpoint.reader import Reader
 from mergeopt.errors import InputError, MergeoptError, placed
 from mergeopt.merge.folder import Prepared, merge_to_folder, prepare
+from mergeopt.merge.lock import LOCK_FILE
 from mergeopt.merge.mergekit_mode import Match
-from mergeopt.merge.sources import open_models
+from mergeopt.merge.sources import Checkpoints, open_models
 from mergeopt.merge.stream import Progress, stream
+from mergeopt.merge.vocabulary import carry_files
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.stages import Stage, Stages
 from mergeopt.recipe.write import recipe_data, to_yaml
@@ -38,6 +42,7 @@ class PreparedStage:
     """A stage with its plan. `key` tells what it is made from: recipe, files and the stages before it."""
 
     stage: Stage
+    opened: Checkpoints
     prepared: Prepared
     key: str
 
@@ -97,11 +102,12 @@ def prepare_stages(stages: Stages, match: Match | None = None) -> PreparedChain:
             ready = [ref for ref in stage.recipe.named if ref not in stage.needs]
             found = open_models(ready, stage.near, stage.recipe.base)
             earlier = {ref: _on(_unmade(ref, done[name]), ref, stage) for ref, name in stage.needs.items()}
-            prepared = prepare(stage.recipe, {ref: (found | earlier)[ref] for ref in stage.recipe.named})
+            opened = {ref: (found | earlier)[ref] for ref in stage.recipe.named}
+            prepared = prepare(stage.recipe, opened)
             prepared = match.prepared(prepared) if match else prepared
         made_from = {str(ref): _stamps(checkpoint) for ref, checkpoint in found.items()}
         made_from |= {str(ref): [done[name].key] for ref, name in stage.needs.items()}
-        done[stage.name] = PreparedStage(stage, prepared, _key(stage, made_from, match))
+        done[stage.name] = PreparedStage(stage, opened, prepared, _key(stage, made_from, match))
     return PreparedChain(tuple(done.values()), match)
 
 
@@ -164,7 +170,7 @@ def merge_stages(
         else:
             notices += write(each, place, {"stage": each.key}, None)
         made[name] = place
-        locks[name] = json.loads((place / "recipe.lock.json").read_text(encoding="utf-8"))
+        locks[name] = json.loads((place / LOCK_FILE).read_text(encoding="utf-8"))
     notices += write(chain.stages[-1], out, {"stages": locks} if locks else {}, chain.text)
     if not keep:
         for place in made.values():
@@ -180,8 +186,15 @@ def _unmade(ref: ModelRef, each: PreparedStage) -> Checkpoint:
         job.tensor: StoredTensor(job.tensor, job.dtype, job.shape, Path(), 0, prod(job.shape) * item_size(job.dtype))
         for job in prepared.plan.jobs
     }
-    folder = prepared.checkpoints[prepared.vocabulary.donor].folder
-    return Unmade(folder, str(ref.bare), prepared.config, tensors, ())
+    vocabulary = prepared.vocabulary
+    if not vocabulary.files:
+        folder = vocabulary.checkpoints[vocabulary.donor].folder
+        return Unmade(folder, str(ref.bare), prepared.config, tensors, ())
+    folder = Path(tempfile.mkdtemp(prefix="mergeopt-"))  # its tokenizer, for the plans of those who need it
+    unmade = Unmade(folder, str(ref.bare), prepared.config, tensors, ())
+    weakref.finalize(unmade, shutil.rmtree, folder, ignore_errors=True)
+    carry_files(vocabulary, folder)
+    return unmade
 
 
 def _on(model: Checkpoint, ref: ModelRef, stage: Stage) -> Checkpoint:
@@ -195,7 +208,7 @@ def _ready(each: PreparedStage, made: Mapping[str, Path], match: Match | None) -
     """The stage's plan on the stages before it as they now lie on disk."""
     if not each.stage.needs:
         return each.prepared
-    checkpoints = dict(each.prepared.checkpoints)
+    checkpoints = dict(each.opened)
     for ref, name in each.stage.needs.items():
         checkpoints[ref] = _on(Checkpoint.open(made[name], name=str(ref.bare)), ref, each.stage)
     prepared = prepare(each.stage.recipe, checkpoints)
@@ -224,7 +237,7 @@ def _stands(place: Path, key: str) -> bool:
     Raises:
         InputError: the folder holds a model that is no stage.
     """
-    lock = place / "recipe.lock.json"
+    lock = place / LOCK_FILE
     try:
         found = json.loads(lock.read_text(encoding="utf-8")).get("stage") if lock.is_file() else None
     except (OSError, ValueError, AttributeError):

@@ -121,6 +121,9 @@ class _Reader:
             file = RecipeFile.model_validate(data)
         except ValidationError as error:
             raise self._explained(error) from None
+        if "chain" in data:
+            problem = "a chain is several merges, one is wanted here"
+            raise InputError(problem, where=self._at("chain"), remedy="`mergeopt merge` makes it")
         given = [key for key in ("models", "slices") if getattr(file, key)]
         if len(given) != 1:
             problem = f"has both {' and '.join(given)}" if given else "names no models"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mergeopt.errors import InputError
+from mergeopt.recipe.chain import written_out
 from mergeopt.recipe.document import Document
 from mergeopt.recipe.read import Schemas, read_recipe
 from mergeopt.recipe.recipe import ModelRef, Recipe
@@ -44,7 +45,7 @@ class Stages:
     @property
     def models(self) -> tuple[ModelRef, ...]:
         """Every model that must exist beforehand, each once."""
-        return tuple(dict.fromkeys(ref for s in self.stages for ref in s.recipe.models if ref not in s.needs))
+        return tuple(dict.fromkeys(ref for s in self.stages for ref in s.recipe.named if ref not in s.needs))
 
 
 def read_stages(documents: Sequence[Document], schemas: Schemas) -> Stages:
@@ -58,6 +59,7 @@ def read_stages(documents: Sequence[Document], schemas: Schemas) -> Stages:
     Raises:
         InputError: what `read_recipe` refuses; two documents without a name or of one name; a circle; no single output.
     """
+    documents = [part for document in documents for part in written_out(document, schemas)]
     if len(documents) == 1:  # its name has no effect, as in mergekit
         reading = read_recipe(documents[0], schemas)
         stage = Stage("", reading.recipe, {}, documents[0].source, Path(documents[0].source).parent)
@@ -68,7 +70,7 @@ def read_stages(documents: Sequence[Document], schemas: Schemas) -> Stages:
     for name, document in named.items():
         reading = read_recipe(document, schemas)
         notices += reading.notices
-        needs = {ref: found for ref in reading.recipe.models if (found := _stage_of(ref, named, document))}
+        needs = {ref: found for ref in reading.recipe.named if (found := _stage_of(ref, named, document))}
         notices += [
             f"{document.where()}: model {str(ref)!r} is taken for the stage {found!r}"
             for ref, found in needs.items()

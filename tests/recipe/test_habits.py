@@ -322,10 +322,9 @@ def test_20_parameters_as_a_list() -> None:
 
 def test_21_the_old_way_to_name_a_tokenizer() -> None:
     found = reading(TIES + "tokenizer_source: model:river/maths\n")
-    assert found.recipe.tokenizer_source == "river/maths"
-    assert found.notices == (
-        "r.yml:9 tokenizer_source: 'model:river/maths' is read as 'river/maths', as mergekit did until July 2024",
-    )
+    asked = found.recipe.tokenizer
+    assert asked is not None and asked.source == ModelRef("river/maths")
+    assert found.notices[0].startswith("r.yml:9 tokenizer_source: 'model:' is not needed before the model")
 
 
 def test_22_a_forgotten_weight_and_the_defaults_of_each_method() -> None:

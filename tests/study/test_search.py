@@ -357,7 +357,11 @@ WEIGHT = ("recipe", "models", 0, "parameters", "weight")
     [
         (("recipe", "merge_method"), "tiess", "s.yml:2 merge_method: unknown method 'tiess'; did you mean 'ties'?"),
         ((*WEIGHT[:-1], "wieght"), 1, "models[0].parameters.wieght: unknown parameter 'wieght' has no effect; did you"),
-        ((*WEIGHT[:-1],), {}, "models: task_arithmetic needs 'weight' for 'zoo/upper'; add it under its parameters:"),
+        (
+            (*WEIGHT[:-1],),
+            {},
+            "models[0]: task_arithmetic needs 'weight' for 'zoo/upper'; add it under its parameters:",
+        ),
         (("recipe", "foo"), 1, "foo: unknown key 'foo' has no effect"),
         (("recipe", "models", 0, "model"), "zoo/uper", "s.yml: zoo/uper is not on disk; did you mean 'upper'?"),
         (
