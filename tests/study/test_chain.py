@@ -97,3 +97,18 @@ def test_only_what_moves_is_wanted(work: Path, tmp_path: Path) -> None:
     layout, _ = planned(job, 0, np.array(branch.init))
     wanted = Chain(branch, layout, SCHEMAS["ties"]).wanted
     assert wanted == {slot.tensor: frozenset({"weight"}) for slot in layout.slots if "mlp" in slot.tensor}
+
+
+def test_a_threshold_has_no_gradient(work: Path, tmp_path: Path) -> None:
+    parameters = {"r": hole(0, 1), "epsilon": hole(1e-6, 1e-2)}
+    data = recipe(method="ramplus_tl", parameters=parameters)
+    for model in data["models"]:
+        model.pop("parameters", None)
+    job = prepare(search_data(data, method="gradient"), tmp_path)
+    assert any("epsilon is a threshold: no gradient moves it" in notice for notice in job.notices)
+    (branch,) = job.space.branches
+    layout, plan = planned(job, 0, np.array(branch.init))
+    chain = Chain(branch, layout, SCHEMAS[plan.method])
+    assert set(chain.wanted.values()) == {frozenset({"r"})}
+    gradient = chain({(made.tensor, "r"): torch.ones((), dtype=torch.float64) for made in plan.jobs})
+    assert gradient.tolist() == [len(plan.jobs), 0]
