@@ -1,6 +1,7 @@
 """Arcee Fusion: take over only what matters most (arcee.ai)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import floor
 
 import torch
@@ -26,10 +27,12 @@ def _threshold(chunks: Chunks) -> float:
 
     def importance(chunk: Chunk) -> list[Tensor]:
         assert chunk.base is not None
-        return [_importance(chunk.sources[0], chunk.base, chunks.row)] * 3
+        return [_importance(chunk.sources[0], chunk.base, chunks.row)]
 
     from_top = [chunks.numel - floor(q * (chunks.numel - 1)) for q in (0.25, 0.5, 0.75)]
-    low, middle, high = (cutoff.magnitude for cutoff in cutoffs(chunks, from_top, importance, "importance"))
+    by_rows = replace(chunks, part=None)  # importance is that of whole rows, a sample has none
+    found = cutoffs(by_rows, from_top, importance, "importance", of=(0, 0, 0))
+    low, middle, high = (cutoff.magnitude for cutoff in found)
     return middle + 1.5 * (high - low)
 
 

@@ -108,16 +108,6 @@ def test_merge_with_an_adapter_and_with_numbers_that_are_none(models: Path) -> N
     assert not (models / "strict").exists()
 
 
-def test_merge_as_mergekit(work: Path, tmp_path: Path) -> None:
-    file = write_yaml(tmp_path / "r.yml", recipe(0.5, method="dare_linear", parameters={"density": 0.5}))
-    assert "--random-seed N" in refused("merge", file, tmp_path / "out", "--match", "mergekit")
-    assert "add --match mergekit" in refused("merge", file, tmp_path / "out", "--random-seed", 3)
-    assert "'mergkit' is unknown" in refused("merge", file, tmp_path / "out", "--match", "mergkit")
-    assert call("merge", file, tmp_path / "out", "--match", "mergekit", "--random-seed", 3).exit_code == 0
-    lock = json.loads((tmp_path / "out" / "recipe.lock.json").read_text())
-    assert lock["match"]["random_seed"] == 3
-
-
 def test_explain_gives_the_value_of_every_tensor(work: Path, tmp_path: Path) -> None:
     weight = [{"filter": "mlp", "value": [0.0, 1.0]}, {"value": 0.3}]
     path = write_yaml(tmp_path / "r.yml", recipe(weight, parameters={"lambda": 0.9}))

@@ -107,3 +107,15 @@ def test_arcee_fusion_takes_over_what_stands_out():
     assert taken[7, 3] and 0.01 < float(taken.double().mean()) < 0.3
     assert torch.allclose(merged[taken], source[taken])
     same(call("arcee_fusion", [torch.tensor([5.0])], torch.tensor([1.0])), [1 + 4])  # one element: its own threshold
+
+
+def test_arcee_fusion_of_a_large_tensor_has_exact_quantiles():
+    random = torch.Generator().manual_seed(0)
+    base = torch.randn(300, 700, generator=random)  # larger than what is ranked at once, rows across any piece of it
+    source = base + 0.1 * torch.randn(300, 700, generator=random)
+    p, q = (x.double().softmax(-1) + 1e-8 for x in (source, base))
+    importance = ((source - base).double().abs() * (p * (p / q).log()).sum(-1, keepdim=True)).float()
+    ranked = importance.flatten().sort().values
+    low, middle, high = (float(ranked[int(share * (ranked.numel() - 1))]) for share in (0.25, 0.5, 0.75))
+    expected = torch.where(importance.double() >= middle + 1.5 * (high - low), source, base)
+    assert torch.allclose(call("arcee_fusion", [source], base), expected)
