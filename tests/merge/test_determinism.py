@@ -58,7 +58,8 @@ def recipe(name: str) -> str:
         if parameter.kind != "float":
             continue
         for index, settings in enumerate(own if parameter.per_source else [common]):
-            settings[parameter.name] = [round(0.4 + 0.15 * index, 2), 0.6]
+            values = [0.1, 0.2] if parameter.name == "epsilon" else [round(0.4 + 0.15 * index, 2), 0.6]
+            settings[parameter.name] = values
     models = [{"model": f"m{i}", **({"parameters": settings} if settings else {})} for i, settings in enumerate(own)]
     data = {"merge_method": name, "models": models, "parameters": common, "seed": 3}
     return yaml.safe_dump(data | ({"base_model": "base"} if schema.takes_base else {}), sort_keys=False)
