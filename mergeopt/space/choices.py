@@ -45,8 +45,8 @@ def _chosen(tree: Any, chosen: Mapping[Choice, Word]) -> Any:
 
 def _label(route: Route, tree: Any) -> str:
     """What is chosen: ``merge_method``, ``normalize``, ``zoo/sort.weight[mlp]``."""
-    if "parameters" not in route:
-        return str(route[-1])
+    if "parameters" not in route[:-1]:
+        return str(route[-1]) if route else "recipe"
     at = route.index("parameters")
     owner = tree
     for step in route[:at]:

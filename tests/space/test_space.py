@@ -303,3 +303,12 @@ def test_a_whole_number_is_chosen_not_ranged_over() -> None:
     text = "merge_method: karcher\nmodels: [{model: a}, {model: b}]\nparameters: {max_iter: {range: [1, 9]}}\n"
     with pytest.raises(InputError, match=r"use max_iter: \{choice: \[1, 2\]\}"):
         space_of(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["choice: [ties, linear]", "merge_method: ties\nbase_model: x\nmodels: [{model: a, parameters: {choice: [1, 2]}}]"],
+)
+def test_a_choice_of_what_is_no_word_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        space_of(text)
