@@ -37,7 +37,8 @@ from mergeopt.merge.live import LiveModel, bind, skeleton
 from mergeopt.merge.plan import Job
 from mergeopt.merge.sources import FileSource, ResidentSource, TensorSource, open_models, opened_readers
 from mergeopt.methods import METHODS, SCHEMAS
-from mergeopt.methods.chunks import Chunks, Cutoff
+from mergeopt.methods.chunks import Chunks, row_of
+from mergeopt.methods.cutoff import Cutoff
 from mergeopt.methods.draws import Draws
 from mergeopt.methods.steps import deltas
 from mergeopt.recipe.document import parse_document
@@ -269,7 +270,7 @@ class Shares:
             draws = SoftDraws(plan.seed, job.tensor, masks_of(share, sizes, limits, temperature))
             assert method.measure is not None
             found = method.measure(Chunks.of(sources, base), arguments["density"], arguments["rescale"], draws)
-        merged = method.combine(sources, base, arguments, whole=found, start=0, draws=draws)
+        merged = method.combine(sources, base, arguments, whole=found, start=0, row=row_of(job.shape), draws=draws)
         slope: Tensor = torch.autograd.grad(merged, share, gradient.to(merged.dtype))[0]
         return slope
 

@@ -2,8 +2,10 @@
 """How fast is a merge, beside the time its bytes need and beside mergekit?
 
 Makes Llama-shaped models of random bfloat16 weights, merges them with each method in a process of its own, and prints
-wall time (whole process, and without imports), peak memory and the floor: reading every input once and writing the
-output once, measured in the same run. Inputs are in the page cache unless --cold drops them before every run.
+one table: wall time of the merge (hashing and lock file included, imports not), processor time, peak anonymous memory,
+the floor and how many times it, and how many times longer mergekit took. The floor is the bytes read and written by the
+bandwidth of reading the inputs and copying the output, measured in the same run. Inputs are in the page cache unless
+--cold drops them before every run.
 
     scripts/bench_merge.py --size 60M --methods linear,ties --mergekit
 """
@@ -19,6 +21,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+from threading import Event, Thread
 from typing import Any
 
 BLOCK = 1 << 22
@@ -32,6 +35,8 @@ RECIPES = {
     "ties": "merge_method: ties\nbase_model: {base}\nmodels:{others}\nparameters: {{weight: 0.5, density: 0.5}}\n",
     "dare_ties": "merge_method: dare_ties\nbase_model: {base}\nmodels:{others}\n"
     "parameters: {{weight: 0.5, density: 0.5}}\n",
+    "della": "merge_method: della\nbase_model: {base}\nmodels:{others}\n"
+    "parameters: {{weight: 0.5, density: 0.5, epsilon: 0.1}}\n",
 }
 
 
@@ -53,7 +58,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="60M", help="parameters per model: 60M (default), 1.2B, …")
     parser.add_argument("--models", type=int, default=3, help="models to merge; the first is the base (default 3)")
-    parser.add_argument("--methods", default="linear,ties,dare_ties", help=f"of {', '.join(RECIPES)}")
+    parser.add_argument("--methods", default=",".join(RECIPES), help="which, all by default: %(default)s")
     parser.add_argument("--mergekit", action="store_true", help="run mergekit too, where it is installed")
     parser.add_argument("--repeat", type=int, default=1, help="runs per tool, in turn; medians are printed")
     parser.add_argument("--cold", action="store_true", help="drop the inputs from the page cache before every run")
@@ -113,35 +118,32 @@ def make_model(folder: Path, size: int, number: int) -> Path:
 
 
 def report(options: argparse.Namespace, root: Path, models: list[Path]) -> None:
-    files = [file for model in models for file in sorted(model.glob("*.safetensors"))]
-    total = sum(file.stat().st_size for file in files)
+    files = {model: sorted(model.glob("*.safetensors")) for model in models}
+    sizes = {model: sum(file.stat().st_size for file in files[model]) for model in models}
     state = "cold" if options.cold else "warm"
-    print(f"{len(models)} models, {total / len(models) / 1e9:.2f} GB each, {os.cpu_count()} cores, {state} page cache")
-    print(f"{'':28}{'wall s':>9}{'merge s':>9}{'peak MB':>9}{'x floor':>9}")
+    load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
+    print(f"{len(models)} models, {sizes[models[0]] / 1e9:.2f} GB each, {os.cpu_count()} cores, {state} page cache")
+    print(f"load of the machine before: {load}; medians of {options.repeat}, largest memory")
+    print("| method | tool | merge s | cpu s | anon MB | floor s | × floor | mergekit ÷ ours |\n" + "|---" * 8 + "|")
     for method in options.methods.split(","):
-        chosen = (
-            files if method != "slerp" else [f for model in models[:2] for f in sorted(model.glob("*.safetensors"))]
-        )
+        read = models[:2] if method == "slerp" else models
         recipe = root / f"{method}.yaml"
         recipe.write_text(recipe_text(method, models))
-        prepare_cache(files, options.cold)
-        reading = seconds_to_read(chosen)
-        writing = seconds_to_write(root / "floor", sum(f.stat().st_size for f in chosen) // len(models))
-        floor = reading + writing
-        print(f"{method + ' floor (read + write)':28}{floor:9.2f}{'':9}{'':9}{1:9.1f}  ({reading:.2f} + {writing:.2f})")
+        prepare_cache([file for model in read for file in files[model]], options.cold)
+        floor = seconds_to_read([file for model in read for file in files[model]])
+        floor += seconds_to_write(root / "floor", sizes[models[0]])
         tools = ("mergeopt", "mergekit") if options.mergekit else ("mergeopt",)
-        runs: dict[str, list[tuple[float, dict[str, float]]]] = {tool: [] for tool in tools}
+        runs: dict[str, list[dict[str, float]]] = {tool: [] for tool in tools}
         for _ in range(options.repeat):  # in turn, so that a slow minute of the machine hits both
             for tool in tools:
-                prepare_cache(files, options.cold)
+                prepare_cache([file for model in read for file in files[model]], options.cold)
                 runs[tool].append(run(tool, recipe, root / "out"))
-        seconds = {tool: median(found["seconds"] for _, found in rows) for tool, rows in runs.items()}
+        seconds = {tool: median(row["seconds"] for row in rows) for tool, rows in runs.items()}
         for tool, rows in runs.items():
-            wall, peak = median(wall for wall, _ in rows), max(found["peak"] for _, found in rows) / 1e6
-            times = seconds[tool] / floor
-            print(f"{method + ' ' + tool:28}{wall:9.2f}{seconds[tool]:9.2f}{peak:9.0f}{times:9.1f}", flush=True)
-        if options.mergekit:
-            print(f"{method + ' mergekit / mergeopt':28}{'':9}{seconds['mergekit'] / seconds['mergeopt']:9.1f}")
+            cpu, peak = median(row["cpu"] for row in rows), max(row["peak"] for row in rows) / 1e6
+            ratio = f"{seconds['mergekit'] / seconds[tool]:.1f}" if options.mergekit else ""
+            line = f"| {method} | {tool} | {seconds[tool]:.2f} | {cpu:.2f} | {peak:.0f} | {floor:.2f} "
+            print(f"{line}| {seconds[tool] / floor:.1f} | {ratio} |", flush=True)
 
 
 def recipe_text(method: str, models: list[Path]) -> str:
@@ -183,27 +185,47 @@ def seconds_to_write(file: Path, size: int) -> float:
     return seconds
 
 
-def run(tool: str, recipe: Path, out: Path) -> tuple[float, dict[str, float]]:
+def run(tool: str, recipe: Path, out: Path) -> dict[str, float]:
     shutil.rmtree(out, ignore_errors=True)
-    begin = time.perf_counter()
     command = [sys.executable, "-W", "ignore", __file__, "--child", tool, str(recipe), str(out)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    wall = time.perf_counter() - begin
     shutil.rmtree(out)
-    return wall, json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def child(tool: str, recipe: str, out: str) -> dict[str, float]:
-    """One merge in this process: seconds without imports, peak bytes."""
+    """One merge in this process: wall and processor seconds without imports, peak bytes of anonymous memory."""
     steps = mergeopt_steps if tool == "mergeopt" else mergekit_steps
     merging = steps(Path(recipe), Path(out))
     next(merging)
-    begin = time.perf_counter()
-    next(merging, None)
-    seconds = time.perf_counter() - begin
-    # not ru_maxrss, which begins at what the parent held when it forked
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return {"seconds": seconds, "peak": int(peak.split()[1]) * 1024}
+    with AnonymousMemory() as memory:
+        begin, cpu = time.perf_counter(), time.process_time()
+        next(merging, None)
+        seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    return {"seconds": seconds, "cpu": cpu, "peak": memory.peak}
+
+
+class AnonymousMemory:
+    """Watches this process's memory that no file stands behind, every 20 ms: the kernel keeps no peak of it."""
+
+    def __enter__(self) -> "AnonymousMemory":
+        self.peak, self._done = 0, Event()
+        self._thread = Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            lines = Path("/proc/self/status").read_text().splitlines()
+            now = next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
+            self.peak = max(self.peak, now)
+            if self._done.wait(0.02):
+                return
 
 
 def mergeopt_steps(recipe: Path, out: Path) -> Iterator[None]:

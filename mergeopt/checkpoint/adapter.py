@@ -61,11 +61,16 @@ class Factors:
     left: Tensor
     right: Tensor
 
+    def to(self, device: torch.device) -> "Factors":
+        """The same on another device."""
+        return Factors(self.left.to(device), self.right.to(device))
+
     def add_to(self, out: Tensor, start: int) -> None:
         """Adds the elements [start, start + out.numel()) of the product, row-major, to `out`, 1-D."""
-        columns = self.right.shape[1]
-        step = max(_ROWS, _ELEMENTS // columns)
-        stop = start + out.numel()
+        columns, stop = self.right.shape[1], start + out.numel()
+        if start == stop:
+            return
+        step = max(_ROWS, _ELEMENTS // columns) if out.device.type == "cpu" else -(-stop // columns)
         for row in range(start // columns // step * step, -(-stop // columns), step):
             product = (self.left[row : row + step] @ self.right).view(-1)
             begin = row * columns
@@ -97,6 +102,15 @@ class Adapted(Checkpoint):
     def reader(self) -> Reader:
         """Reads the tensors; to be entered and left."""
         return AdaptedReader(self)
+
+    def parts(self, name: str, *, load: bool = True) -> tuple[Checkpoint, "Factors | None"]:
+        """The checkpoint that gives a tensor, and (loaded) what is to be added to it: for keeping them in memory."""
+        if name in self.own:
+            return self, None
+        if name not in self.deltas or not load:
+            return self.base, None
+        with TensorReader(self.weights) as reader:
+            return self.base, self.deltas[name].load(reader)
 
 
 class AdaptedReader:
@@ -252,11 +266,12 @@ class _Matching:
         """The model's name for a tensor that the adapter holds whole; a new one is a new head, so of no layer."""
         found = self._find(name)
         if found is None:
-            if any(word.isdigit() for word in name.split(".")):
+            if _in_layer(name):
                 raise self._strange(name)
             return name
         mine, theirs = self.weights.tensors[key], self.base.tensors[found]
-        if mine.shape[1:] != theirs.shape[1:]:
+        grown = len(mine.shape) == 2 and mine.shape[1:] == theirs.shape[1:] and not _in_layer(found)
+        if mine.shape != theirs.shape and not grown:
             raise InputError(
                 f"{key!r} is {list(mine.shape)}, in {self.base.name!r} {list(theirs.shape)}",
                 where=self.where,
@@ -282,7 +297,7 @@ class _Matching:
         if not {a.dtype, b.dtype, stored.dtype} <= set(_FLOATS):
             problem = f"{stored.dtype} weights with {a.dtype} factors cannot be added"
             raise InputError(problem, where=where, remedy="name the unquantised model before the +")
-        straight = (b.shape[0], *a.shape[1:])
+        straight = (*b.shape[:1], *a.shape[1:])
         turned = embedding or (self.config.fan_in_fan_out and straight[::-1] == stored.shape)
         rank = a.shape[0] if a.shape else 0
         fits = len(a.shape) > 1 and prod(b.shape[1:]) == rank > 0
@@ -294,6 +309,10 @@ class _Matching:
                 remedy=f"is it an adapter of {self.config.base!r}?",
             )
         return LowRank(a, b, self.config.scale(module, rank), turned)
+
+
+def _in_layer(name: str) -> bool:
+    return any(word.isdigit() for word in name.split("."))
 
 
 def _other_base(base: Checkpoint, config: LoraConfig, name: str) -> list[str]:

@@ -6,12 +6,15 @@ gap and its members share a sub-module's parameter (``norm.weight``); the bare `
 ``nn.Sequential`` head (``classifier.0.weight``) are not enough.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 from mergeopt.checkpoint.header import StoredTensor
 from mergeopt.recipe.shape import Shape, TensorInfo
+
+_NUMBER = re.compile(r"(?<=[^.]\.)(?:0|[1-9][0-9]{0,8})(?=\.)")
 
 LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
@@ -86,12 +89,7 @@ def _prediction_layers(config: Mapping[str, Any], found: int) -> int:
 
 def _splits(name: str) -> list[tuple[str, int, str]]:
     """Every way to read `name` as prefix, number, part, outermost number first."""
-    words = name.split(".")
-    return [
-        (".".join(words[:i]), int(word), ".".join(words[i + 1 :]))
-        for i, word in enumerate(words[:-1])
-        if i > 0 and word.isascii() and word.isdigit() and (word == "0" or word[0] != "0") and len(word) < 10
-    ]
+    return [(name[: m.start() - 1], int(m[0]), name[m.end() + 1 :]) for m in _NUMBER.finditer(name)]
 
 
 def _place(name: str, counts: Mapping[str, int]) -> tuple[str, int | None, str]:

@@ -65,7 +65,11 @@ class LoraConfig:
             raise InputError(f"not an adapter: no {CONFIG_FILE}", where=str(folder))
         data, where = read_json_object(file), str(file)
         _refuse_beyond(data, where)
-        layers, pattern = data.get("layers_to_transform"), data.get("layers_pattern")
+        layers = data.get("layers_to_transform")
+        layers = [layers] if type(layers) is int else layers or []
+        if not isinstance(layers, list) or not all(type(layer) is int for layer in layers):
+            raise InputError("layers_to_transform is no list of numbers", where=where)
+        pattern = _names(data, "layers_pattern", where)
         config = cls(
             base=str(data.get("base_model_name_or_path") or ""),
             r=_number(data.get("r"), "r", where, whole=True),
@@ -75,8 +79,8 @@ class LoraConfig:
             alpha_pattern=_patterns(data, "alpha_pattern", where),
             target_modules=_names(data, "target_modules", where),
             exclude_modules=_names(data, "exclude_modules", where),
-            layers=[layers] if isinstance(layers, int) else layers or None,
-            layers_pattern=[pattern] if isinstance(pattern, str) else pattern or (),
+            layers=layers or None,
+            layers_pattern=[pattern] if isinstance(pattern, str) and pattern else pattern or (),
             fan_in_fan_out=bool(data.get("fan_in_fan_out")),
             where=where,
         )
@@ -109,9 +113,9 @@ class LoraConfig:
     def _layer(self, module: str) -> int | None:
         """The first number after a word, or after one of `layers_pattern`."""
         for pattern in self.layers_pattern or (r"[^.]*",):
-            found = re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", module)
+            found = re.match(rf"(?:^|.*?\.){pattern}\.(?P<layer>\d+)\.", module)
             if found:
-                return int(found.group(1))
+                return int(found["layer"])
         return None
 
     def _check_patterns(self) -> None:
@@ -121,7 +125,8 @@ class LoraConfig:
             if re.search(r"\)[*+{]", text) or len(re.findall(r"[*+{]", text)) > _MAX_REPEATS:
                 raise InputError(f"the pattern {text!r} repeats too much to be searched for", where=self.where)
             try:
-                re.compile(text)
+                re.compile(rf"(.*\.)?({text})$")
+                re.compile(rf"{text}\.(?P<layer>\d+)")
             except (re.error, RecursionError, OverflowError) as fault:
                 raise InputError(f"{text!r} is no pattern: {fault}", where=self.where) from None
 
@@ -156,7 +161,8 @@ def _refuse_beyond(data: Mapping[str, Any], where: str) -> None:
 
 
 def _number(value: Any, key: str, where: str, *, whole: bool = False) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or (whole and value < 1):
+    kind = type(value) is int or (type(value) is float and not whole and math.isfinite(value))
+    if not kind or abs(value) > 1e30 or (whole and value < 1):
         raise InputError(f"{key} is {value!r}, not a {'positive whole ' if whole else ''}number", where=where)
     return value
 

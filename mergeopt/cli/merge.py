@@ -5,6 +5,7 @@ from pathlib import Path
 import typer
 
 from mergeopt.cli.common import check_out, command, say, warn
+from mergeopt.errors import InputError
 
 
 @command
@@ -22,13 +23,21 @@ def merge(
     force: bool = typer.Option(False, "--force", help="Write into a folder that is not empty."),
     strict: bool = typer.Option(False, "--strict", help="Keys without effect, NaN and infinity are errors."),
     shard_size: str = typer.Option("5GB", "--max-shard-size", help="Limit per weight file, e.g. 2GB."),
+    match: str = typer.Option("", "--match", help="mergekit: in its dtypes, order and random draws, bit for bit."),
+    random_seed: int | None = typer.Option(None, "--random-seed", help="mergekit's, with --match mergekit."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but errors."),
 ) -> None:
     """Make a model from a recipe, streaming: memory is a few MB whatever the size of the models."""
     check_out(out, force=force)
     limit = _bytes(shard_size)
+    if match not in ("", "mergekit"):
+        raise InputError(f"--match {match!r} is unknown", remedy="write --match mergekit")
+    if random_seed is not None and not match:
+        remedy = "add --match mergekit, or give the recipe a seed:"
+        raise InputError("--random-seed is for merges that match mergekit's", remedy=remedy)
 
     from mergeopt.cli.display import byte_bar
+    from mergeopt.merge.mergekit_mode import Match
     from mergeopt.merge.stages import merge_stages, prepare_stages
     from mergeopt.methods import SCHEMAS
     from mergeopt.recipe.document import read_documents
@@ -36,7 +45,7 @@ def merge(
 
     stages = read_stages([document for path in recipes for document in read_documents(path)], SCHEMAS)
     warn(stages.notices, strict=strict)
-    chain = prepare_stages(stages)
+    chain = prepare_stages(stages, Match(random_seed) if match else None)
     if not quiet or strict:
         warn([f"{recipes[-1]}: {notice}" for notice in chain.notices], strict=strict)
     with byte_bar("merging", chain.nbytes, quiet=quiet) as progress:
@@ -57,8 +66,6 @@ def merge(
 
 
 def _bytes(text: str) -> int:
-    from mergeopt.errors import InputError
-
     units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "K": 10**3, "M": 10**6, "G": 10**9}
     number = text.upper().rstrip("KMGB")
     unit = text.upper()[len(number) :]

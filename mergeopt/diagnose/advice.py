@@ -77,9 +77,9 @@ def _scale(evidence: Evidence) -> Iterator[str]:
     if best is not None and behaviour is not None:
         kept, spread = _mean(behaviour.scaled[best]), _range(evidence, best)
         if best == 1 / len(models):
-            yield f"No equal weights do better than the plain average ({best:.2g} each): {spread}."
+            yield f"No equal weights do better than the plain average ({best:.3g} each): {spread}."
         else:
-            yield f"Start from task_arithmetic with weight {best:.2g} each: it keeps {kept:.0%}, {spread}."
+            yield f"Start from task_arithmetic with weight {best:.3g} each: it keeps {kept:.0%}, {spread}."
     weights = evidence.norm_scaled
     if len(weights) < 2 or _unfit(evidence):
         return
@@ -87,11 +87,14 @@ def _scale(evidence: Evidence) -> Iterator[str]:
     ratio = evidence.norm(large) / evidence.norm(small)
     if ratio > (UNEVEN if behaviour is None else DOMINATES):
         listed = ", ".join(f"{evidence.names[ref]} {weight:g}" for ref, weight in weights.items())
-        verb = "dominates" if ratio > DOMINATES else "weighs most"
+        head = f"{evidence.names[large]} {'dominates' if ratio > DOMINATES else 'weighs most'}"
+        head += f" ({ratio:.1f} times {evidence.names[small]})"
         kept = _mean(behaviour.norm_scaled) if behaviour is not None else nan
-        seen = "" if isnan(kept) else f" (keeps {kept:.0%})"
-        than = f"{ratio:.1f} times {evidence.names[small]}"
-        yield f"{evidence.names[large]} {verb} ({than}); norm-scaled weights: {listed}{seen}."
+        plain = _mean(behaviour.scaled[1 / len(models)]) if behaviour is not None and behaviour.scaled else nan
+        if kept < plain:
+            yield f"{head}, yet norm-scaled weights keep less than equal ones ({kept:.0%})."
+        else:
+            yield f"{head}; norm-scaled weights: {listed}{'' if isnan(kept) else f' (keeps {kept:.0%})'}."
 
 
 def _best_scale(evidence: Evidence) -> float | None:
@@ -132,7 +135,7 @@ def _interference(evidence: Evidence) -> Iterator[str]:
     alone, together = _mean({ref: own.thinned for ref, own in behaviour.own.items()}), _mean(behaviour.scaled[equal])
     if together >= KEPT:
         return
-    told = f"at weight {equal:.2g} a model alone keeps {alone:.0%}, beside the others {together:.0%}"
+    told = f"at weight {equal:.3g} a model alone keeps {alone:.0%}, beside the others {together:.0%}"
     if together < alone - NOTICEABLE:
         yield f"The average loses by interference: {told}."
     elif best > equal:

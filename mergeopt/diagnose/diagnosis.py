@@ -91,6 +91,6 @@ def _observed(evidence: Evidence, data: Data, progress: Progress | None) -> tupl
         told = (lambda n: progress("models", n)) if progress else None
         return observe(subjects, suite, Workbench(wanted, suite, data.compute), evidence.norm_scaled, told), ()
     except InputError as error:
-        return None, (f"not measured with data, as these models cannot be mixed: {error}",)
+        return None, (f"not measured with data: {error}",)
     except FAILURES as error:
-        return None, (f"not measured with data, as a mixture is broken: {error}",)
+        return None, (f"not measured with data: a mixture is broken: {error}",)

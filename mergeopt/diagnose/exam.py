@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mergeopt.errors import InputError
 from mergeopt.scoring.base import Split
 from mergeopt.scoring.encoding import Encoder
 from mergeopt.scoring.forward import Batching
@@ -35,9 +36,16 @@ class Exam:
 
     @classmethod
     def of(cls, suite: Suite, encoder: Encoder, device: torch.device, rows: int | None) -> "Exam":
-        """The first lessons of every eval."""
+        """The first lessons of every eval.
+
+        Raises:
+            InputError: no eval has any.
+        """
         found = {info.name: lessons_of(suite, info.name, SPLIT, encoder)[:LESSONS] for info in suite.evals}
-        return cls({name: some for name, some in found.items() if some}, device, Batching(rows, PASS))
+        asked = {name: some for name, some in found.items() if some}
+        if not asked:
+            raise InputError("no eval has right answers whose likelihood could be taken", remedy="give another --eval")
+        return cls(asked, device, Batching(rows, PASS))
 
     def losses(self, model: Any, evals: Sequence[str] | None = None) -> dict[str, float]:
         """Nats per answer token of each eval, the mean over its lessons.

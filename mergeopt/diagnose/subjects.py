@@ -120,7 +120,7 @@ def subjects(models: Sequence[ModelRef], bases: Sequence[ModelRef], near: Path |
             f"{len(distinct) + len(listed)} model to compare with nothing",
             remedy="give a recipe, or models and their base: mergeopt diagnose zoo/a zoo/b --base zoo/base",
         )
-    opened = open_models([*distinct, *listed], near)
+    opened = open_models([*distinct, *listed], near, listed[0] if listed else None)
     return Subjects(distinct, listed[0] if listed else None, listed[1:], opened)
 
 

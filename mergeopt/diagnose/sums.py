@@ -12,7 +12,8 @@ from math import isfinite, nan, sqrt
 import torch
 from torch import Tensor
 
-from mergeopt.methods.chunks import CHUNK, Chunks, cutoffs
+from mergeopt.methods.chunks import CHUNK, Chunks
+from mergeopt.methods.cutoff import cutoffs
 
 TOP = 0.2  # the share of largest magnitudes whose signs and places are compared
 BLOCK = 1 << 20  # elements; the largest fifth is taken of each block, so that one reading is enough

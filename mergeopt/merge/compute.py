@@ -4,7 +4,7 @@ Streaming merges, live candidates and tests all come through here, so a searched
 same numbers. Inside everything is float32 (float64 where an input or the output is), rounded once, at the end.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from mergeopt.errors import InputError
-from mergeopt.merge.layout import Input
 from mergeopt.merge.plan import Job
 from mergeopt.merge.refinement import Refinement, delta, rescaled
 from mergeopt.merge.sources import TensorSource
 from mergeopt.methods import Method
 from mergeopt.methods.chunks import Chunk, Chunks, row_of, whole_multiple
 from mergeopt.methods.draws import Draws
+
+AT_ONCE = 4  # chunks that are read and written together: each call costs as much as a pass over a chunk
 
 Factors = tuple[Tensor, Tensor, Tensor]
 """U [rows, r], σ [r], Vᵀ [r, rest] of a delta [rows, rest]."""
@@ -60,6 +61,7 @@ def compute(
     scaled = [] if refinement is None else refinement.scaled(job)
     singular = {} if refinement is None else refinement.singular(job)
     change = _singular(job, source, singular, {} if memo is None else memo) if singular else None
+    out, filled = torch.empty(0, dtype=target), 0
     for chunk in chunks:
         merged = method.combine(
             chunk.sources, chunk.base, arguments, whole=measured, start=chunk.start, row=chunks.row, draws=draws
@@ -67,7 +69,13 @@ def compute(
         merged = rescaled(merged, chunk, job, scaled)
         if change is not None:
             merged = merged + change[chunk.start : chunk.start + merged.numel()]
-        yield merged.to(target)
+        if filled == out.numel():
+            left = chunks.numel - chunk.start
+            out, filled = merged.new_empty(min(AT_ONCE * merged.numel(), left), dtype=target), 0
+        out[filled : filled + merged.numel()] = merged
+        filled += merged.numel()
+        if filled == out.numel():
+            yield out
 
 
 def whole(job: Job, method: Method, source: TensorSource, seed: int, memo: dict[str, Any]) -> Any:
@@ -109,7 +117,10 @@ def factors(job: Job, index: int, source: TensorSource, memo: dict[str, Any]) ->
 
 @contextmanager
 def one_thread_each() -> Iterator[int]:
-    """Turns torch's own threads off, and gives how many there were."""
+    """Turns torch's own threads off, and gives how many there were.
+
+    A chunk is too small to share out: on busy cores, meeting after every pass over it costs many times the pass.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -134,18 +145,25 @@ def chunks_of(job: Job, source: TensorSource, multiple: int = 1) -> Chunks:
     """The job's inputs in blocks of whole multiples of `multiple` elements, widened."""
     numel, block = _numel(job), whole_multiple(source.block, multiple)
 
-    def wide(item: Input, start: int) -> Tensor:
-        part = source.chunk(item, start, min(start + block, numel))
+    def wide(part: Tensor) -> Tensor:
         if job.dtype == "float64":
             return part.double()
         return part if part.dtype in (torch.float32, torch.float64) else part.float()
 
-    def read() -> Iterator[Chunk]:
-        for start in range(0, numel, block):
-            base = None if job.base is None else wide(job.base, start)
-            yield Chunk(start, [wide(item, start) for item in job.inputs], base)
+    def stored(start: int, stop: int) -> list[Tensor]:
+        return [source.chunk(item, start, stop) for item in job.reads]  # of different models, so each its own memory
 
-    return Chunks(numel, read, row_of(job.shape), job.shape)
+    def chunk(start: int, parts: Sequence[Tensor]) -> Chunk:
+        found = [wide(part) for part in parts]
+        return Chunk(start, found[: len(job.inputs)], None if job.base is None else found[-1])
+
+    def read() -> Iterator[Chunk]:
+        for first in range(0, numel, AT_ONCE * block):
+            parts = stored(first, min(first + AT_ONCE * block, numel))
+            for start in range(0, parts[0].numel(), block):
+                yield chunk(first + start, [part[start : start + block] for part in parts])
+
+    return Chunks(numel, read, row_of(job.shape), job.shape, part=lambda start, stop: chunk(start, stored(start, stop)))
 
 
 def _verbatim(job: Job, source: TensorSource) -> Iterator[Tensor]:

@@ -29,7 +29,7 @@ from mergeopt.merge.notices import layout_notices
 from mergeopt.merge.plan import Plan, fill, unmatched_filters
 from mergeopt.merge.refinement import SIDECAR, Refinement
 from mergeopt.merge.sources import Checkpoints, facts
-from mergeopt.merge.stream import Progress, stream
+from mergeopt.merge.stream import Execute, Progress, stream
 from mergeopt.merge.vocabulary import Vocabulary, carry_files, choose_vocabulary
 from mergeopt.methods import METHODS, SCHEMAS
 from mergeopt.recipe.recipe import Recipe, Source
@@ -114,6 +114,7 @@ def merge_to_folder(
     lock_also: Mapping[str, Any] | None = None,
     text: str | None = None,
     strict: bool = False,
+    execute: Execute = stream,
 ) -> Merged:
     """Writes the merged model: weights, config, the donor's tokenizer files, the recipe (its refinement beside it) and
     the lock file.
@@ -126,6 +127,7 @@ def merge_to_folder(
         lock_also: Further entries of the lock file.
         text: What to write as the recipe: by default the prepared one alone.
         strict: Publish nothing where a tensor came out with NaN or infinity.
+        execute: What computes the plan into the writer.
 
     Raises:
         InputError: `out` is or lies in the folder of a source, or another process is writing there; with `strict`, a
@@ -139,7 +141,7 @@ def merge_to_folder(
         try:
             beside, tensors = _bytes_beside(prepared), outputs(prepared.plan)
             with CheckpointWriter(out, tensors, max_shard_bytes=max_shard_bytes, beside=beside) as writer:
-                broken = stream(prepared.plan, prepared.checkpoints, writer, progress, prepared.refinement)
+                broken = execute(prepared.plan, prepared.checkpoints, writer, progress, prepared.refinement)
                 notices = (told(broken, prepared.checkpoints),) if broken else ()
                 if strict and notices:
                     raise InputError(notices[0], remedy="mend or replace the source, or merge without --strict")
@@ -248,7 +250,7 @@ def _bytes_beside(prepared: Prepared) -> int:
 
 
 def _write_recipe(prepared: Prepared, out: Path, text: str | None) -> str:
-    """Writes the recipe (or another text for it), for us and for mergekit, and its refinement; returns the text."""
+    """Writes the recipe (or `text`), for us and for mergekit, and its refinement; returns its text."""
     recipe = prepared.recipe
     if prepared.refinement is not None:
         prepared.refinement.write(out / SIDECAR)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergeopt.merge.compute import chunks_of, whole
+from mergeopt.merge.compute import chunks_of, one_thread_each, whole
 from mergeopt.merge.live import LiveModel
 from mergeopt.merge.plan import Job, Plan
 from mergeopt.methods import METHODS
@@ -131,8 +131,11 @@ class CoefficientGradient:
 
     def __call__(self, job: Job, gradient: Tensor) -> None:
         names = [name for tensor, name in self._sums if tensor == job.tensor]
-        if not names:
-            return
+        if names:
+            with one_thread_each():
+                self._add(job, gradient, names)
+
+    def _add(self, job: Job, gradient: Tensor, names: list[str]) -> None:
         smooth = [name for name in names if name not in self._method.measured_by]
         measured = self._live.whole(job, self._plan)
         arguments = self._arguments(job)

@@ -4,7 +4,8 @@ The shapes of the models and the recipe's structure decide it; a search lays out
 tensor of every source is merged, copied or left out by name: nothing vanishes in silence.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from mergeopt.errors import InputError
 from mergeopt.merge.modules import lay_out_modules
@@ -13,7 +14,7 @@ from mergeopt.merge.slots import FLOATS, Facts, Input, Lack, Layout, LeftOut, Sl
 from mergeopt.recipe.recipe import ModelRef, Recipe, Slice, Source
 from mergeopt.recipe.schema import MethodSchema
 from mergeopt.recipe.settings import depth_of
-from mergeopt.recipe.shape import TensorInfo
+from mergeopt.recipe.shape import Shape, TensorInfo
 
 __all__ = ["FLOATS", "Facts", "Input", "Lack", "Layout", "LeftOut", "Slot", "lay_out"]
 
@@ -37,6 +38,17 @@ def lay_out(recipe: Recipe, models: Mapping[ModelRef, Facts], schema: MethodSche
 Found = tuple[int, Input, TensorInfo]  # index in the slice, what is read, how it looks
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A slice with its models. `base` is the index of the base among the sources, where the method takes one."""
+
+    index: int
+    sources: tuple[Source, ...]
+    facts: tuple[Facts, ...]
+    base: int | None
+    read: tuple[set[str], ...]  # names, per source; a model's set is one for all slices
+
+
 class _LayOut:
     def __init__(self, recipe: Recipe, models: Mapping[ModelRef, Facts], schema: MethodSchema) -> None:
         self.recipe, self.models, self.schema = recipe, models, schema
@@ -45,28 +57,51 @@ class _LayOut:
         self.slots: list[Slot] = []
         self.left_out: list[LeftOut] = []
         self.lacking: list[Lack] = []
-        self.layers = 0  # of the output
+        self.read: dict[ModelRef, set[str]] = {ref: set() for ref in recipe.models}
+        self.parts = [self._part(part, index) for index, part in enumerate(recipe.slices)]
+        self.by_layer = {ref: self._by_layer(models[ref].shape) for ref in recipe.models}
 
     def run(self) -> Layout:
         self._check_quantised()
         self._check_layers()
-        first, last = self.recipe.slices[0], self.recipe.slices[-1]
-        self.layers = sum(b - a for a, b in (self._range(part.sources[0]) for part in self.recipe.slices))
+        picked = self._picked()
         before: list[tuple[str, TensorInfo]] = []
         after: list[tuple[str, TensorInfo]] = []
-        for output, info in self._outer(first, last):
+        for output, info in self._outer(len(picked)):
             (before if self.donor.before_layers(info) else after).append((output, info))
-        for output, info in before:
-            self._slot(first, 0, output, self._own_names(first, output), info.layer)
+        self._outers(self.parts[0], before, len(picked))
         offset = 0
-        for index, part in enumerate(self.recipe.slices):
-            offset = self._layers(part, index, offset)
-        for output, info in after:
-            self._slot(last, len(self.recipe.slices) - 1, output, self._own_names(last, output), info.layer)
+        for part in self.parts:
+            offset = self._layers(part, offset)
+        self._outers(self.parts[-1], after, len(picked))
         self._account()
-        picked = None if self.recipe.whole_models else self._picked()
         untied = self.models[self.recipe.donor].tied and any(is_head(slot.tensor) for slot in self.slots)
-        return Layout(tuple(self.slots), tuple(self.left_out), picked, untied, tuple(self.lacking))
+        return Layout(
+            tuple(self.slots),
+            tuple(self.left_out),
+            None if self.recipe.whole_models else picked,
+            untied,
+            tuple(self.lacking),
+        )
+
+    def _part(self, part: Slice, index: int) -> _Part:
+        """The slice, and the base where `models:` leaves it unlisted."""
+        sources, base, ref = part.sources, None, self.recipe.base_of(part)
+        if self.schema.takes_base and ref is not None:
+            base = next((i for i, source in enumerate(sources) if source.model == ref), len(sources))
+            sources = (*sources, Source(ref)) if base == len(sources) else sources
+        refs = [source.model for source in sources]
+        return _Part(
+            index, sources, tuple(self.models[ref] for ref in refs), base, tuple(self.read[ref] for ref in refs)
+        )
+
+    def _by_layer(self, shape: Shape) -> dict[int, list[str]]:
+        """The parts of each layer of the main stack."""
+        layers: dict[int, list[str]] = {}
+        for info in shape:
+            if info.layer is not None and info.stack == self.stack:
+                layers.setdefault(info.layer, []).append(info.part)
+        return layers
 
     def _check_quantised(self) -> None:
         """Codes, scales and zero points are no weights: they are copied, never merged, nor cast to another dtype."""
@@ -98,39 +133,38 @@ class _LayOut:
         return source.layer_range
 
     def _check_layers(self) -> None:
-        for part in self.recipe.slices:
-            counts = {str(s.model): self._range(s)[1] - self._range(s)[0] for s in self._all_sources(part)}
+        for part in self.parts:
+            counts = {str(source.model): end - start for source in part.sources for start, end in [self._range(source)]}
             if len(set(counts.values())) > 1:
                 listed = ", ".join(f"{name} has {n}" for name, n in counts.items())
                 raise InputError(f"models of different depth cannot be merged: {listed} layers", remedy="use slices:")
 
-    def _all_sources(self, part: Slice) -> tuple[Source, ...]:
-        """The slice's sources, and the base where `models:` leaves it unlisted."""
-        base = self.recipe.base_of(part)
-        return (*part.sources, Source(base)) if base is not None and self._unlisted_base(part) else part.sources
+    def _outer(self, layers: int) -> Iterator[tuple[str, TensorInfo]]:
+        """Tensors outside the main stack under the output's names, each once, donor's order first.
 
-    def _unlisted_base(self, part: Slice) -> bool:
-        base = self.recipe.base_of(part)
-        return self.schema.takes_base and base is not None and all(s.model != base for s in part.sources)
-
-    def _outer(self, first: Slice, last: Slice) -> Iterator[tuple[str, TensorInfo]]:
-        """Tensors outside the main stack under the output's names, each once, donor's order first."""
-        giving = [source.model for part in (first, last) for source in self._all_sources(part)]
+        Args:
+            layers: Of the output.
+        """
+        giving = [source.model for part in (self.parts[0], self.parts[-1]) for source in part.sources]
         refs = dict.fromkeys(sorted(giving, key=lambda ref: ref != self.recipe.donor))
         seen: set[str] = set()
         for ref in refs:
+            own = self._layers_of(ref)
             for info in self.models[ref].shape:
-                output = self._moved(info.name, self._layers_of(ref), self.layers)
-                if not self._in_main(info) and output not in seen:
+                if self._in_main(info):
+                    continue
+                output = self._moved(info.name, own, layers)
+                if output not in seen:
                     seen.add(output)
                     yield output, info
 
+    def _outers(self, part: _Part, tensors: list[tuple[str, TensorInfo]], layers: int) -> None:
+        counts = [self._layers_of(source.model) for source in part.sources]
+        for output, info in tensors:
+            self._slot(part, output, [self._moved(output, layers, count) for count in counts], info.layer)
+
     def _in_main(self, info: TensorInfo) -> bool:
         return not info.outer and info.stack == self.stack
-
-    def _own_names(self, part: Slice, output: str) -> dict[int, str]:
-        sources = self._all_sources(part)
-        return {i: self._moved(output, self.layers, self._layers_of(s.model)) for i, s in enumerate(sources)}
 
     def _moved(self, name: str, layers: int, to: int) -> str:
         """A prediction layer's tensor, filed after the last of `layers` layers, as it is filed after `to`."""
@@ -143,29 +177,21 @@ class _LayOut:
         """Is it of a multi-token-prediction layer? (Only asked of tensors that are no layer's.)"""
         return name.startswith(f"{self.stack}.") and name.removeprefix(f"{self.stack}.").split(".")[0].isdigit()
 
-    def _layers(self, part: Slice, index: int, offset: int) -> int:
-        sources = self._all_sources(part)
-        ranges = [self._range(source) for source in sources]
+    def _layers(self, part: _Part, offset: int) -> int:
+        ranges = [self._range(source) for source in part.sources]
+        layers = [self.by_layer[source.model] for source in part.sources]
         count = ranges[0][1] - ranges[0][0]
-        by_layer: list[dict[int, list[TensorInfo]]] = []
-        for source in sources:
-            layers: dict[int, list[TensorInfo]] = {}
-            for info in self.models[source.model].shape:
-                if info.layer is not None and info.stack == self.stack:
-                    layers.setdefault(info.layer, []).append(info)
-            by_layer.append(layers)
         for layer in range(count):
+            homes = [f"{self.stack}.{start + layer}." for start, _ in ranges]
             parts: dict[str, None] = {}
-            for (start, _), layers in zip(ranges, by_layer, strict=True):
-                parts |= dict.fromkeys(info.part for info in layers.get(start + layer, []))
+            for (start, _), having in zip(ranges, layers, strict=True):
+                parts |= dict.fromkeys(having.get(start + layer, ()))
             for name in parts:
-                inputs = {i: f"{self.stack}.{start + layer}.{name}" for i, (start, _) in enumerate(ranges)}
-                self._slot(part, index, f"{self.stack}.{offset + layer}.{name}", inputs, layer, count)
+                names = [home + name for home in homes]
+                self._slot(part, f"{self.stack}.{offset + layer}.{name}", names, layer, count)
         return offset + count
 
-    def _slot(
-        self, part: Slice, index: int, output: str, names: Mapping[int, str], layer: int | None, count: int = 0
-    ) -> None:
+    def _slot(self, part: _Part, output: str, names: Sequence[str], layer: int | None, count: int = 0) -> None:
         found, lacking = self._gather(part, names)
         if found and all(is_buffer(info) for _, _, info in found):
             self.left_out += [LeftOut(item, "a buffer that models compute themselves") for _, item, _ in found]
@@ -175,37 +201,33 @@ class _LayOut:
         if not found:
             return  # the slice that gives it has none; whoever has it sees it left out
         self._same_shape(output, found)
-        wanted = self.recipe.base_of(part) if self.schema.takes_base else None
-        base = next((item for _, item, _ in found if item.model == wanted), None)
-        others = tuple((i, item) for i, item, _ in found if item != base)
+        base = next((item for i, item, _ in found if i == part.base), None)
+        others = tuple((i, item) for i, item, _ in found if i != part.base)
         copied = bool(lacking) and self._is_copied(output, others, base)
         if copied and base is not None:
-            others, base = ((next(i for i, item, _ in found if item == base), base),), None
-        self._name_lacking(output, found, lacking, copied=copied)
+            others, base = ((found[0][0], base),), None
+        if lacking:
+            self._name_lacking(output, found, lacking, copied=copied)
         depth = depth_of(layer, count) if count else self._own_depth(found[0][2])
         dtype = self._dtype(output, [info for _, _, info in found])
-        self.slots.append(Slot(output, found[0][2].shape, dtype, index, depth, layer, others, base, copied))
+        self.slots.append(Slot(output, found[0][2].shape, dtype, part.index, depth, layer, others, base, copied))
 
     def _own_depth(self, info: TensorInfo) -> float:
         return depth_of(info.layer, self.donor.stacks.get(info.stack, 1))
 
-    def _gather(self, part: Slice, names: Mapping[int, str]) -> tuple[list[Found], list[Input]]:
+    def _gather(self, part: _Part, names: Sequence[str]) -> tuple[list[Found], list[Input]]:
         """Each source's tensor, and what is lacking. In a tied model the embedding matrix stands for the head."""
-        found, absent = [], []
-        for i, source in enumerate(self._all_sources(part)):
-            info = self.models[source.model].shape.tensors.get(names[i])
-            if info is None:
-                absent.append((i, source.model))
-            else:
-                found.append((i, Input(source.model, info.name), info))
+        infos = [facts.shape.tensors.get(name) for facts, name in zip(part.facts, names, strict=True)]
+        found: list[Found] = []
         lacking = []
-        for i, ref in absent:
-            lent = self.models[ref].shape.embedding if self.models[ref].tied else None
-            if lent is not None and any(info.outer and info.shape == lent.shape for _, _, info in found):
-                found.append((i, Input(ref, lent.name), lent))
+        for i, (source, facts, own) in enumerate(zip(part.sources, part.facts, infos, strict=True)):
+            info = own or _lent(facts, infos)
+            if info is None:
+                lacking.append(Input(source.model, names[i]))
             else:
-                lacking.append(Input(ref, names[i]))
-        return sorted(found, key=lambda item: item[0]), lacking
+                part.read[i].add(info.name)
+                found.append((i, Input(source.model, info.name), info))
+        return found, lacking
 
     def _check_lacking(self, output: str, found: list[Found], lacking: list[Input], *, inside: bool) -> None:
         """A head, a tower or a prediction layer may be some models' own; the language model's body may not.
@@ -278,16 +300,19 @@ class _LayOut:
 
     def _account(self) -> None:
         """Names every tensor of a source that no slot reads."""
-        read = {item for slot in self.slots for _, item in slot.sources} | {s.base for s in self.slots if s.base}
-        read |= {left.input for left in self.left_out}
-        for part in self.recipe.slices:
-            for source in self._all_sources(part):
-                for info in self.models[source.model].shape:
-                    item = Input(source.model, info.name)
-                    if item not in read:
-                        why = "in no slice" if self._in_main(info) else "only the first and last slice give it"
-                        self.left_out.append(LeftOut(item, why))
-                        read.add(item)
+        for ref in dict.fromkeys(source.model for part in self.parts for source in part.sources):
+            for info in self.models[ref].shape:
+                if info.name not in self.read[ref]:
+                    why = "in no slice" if self._in_main(info) else "only the first and last slice give it"
+                    self.left_out.append(LeftOut(Input(ref, info.name), why))
+
+
+def _lent(facts: Facts, infos: Sequence[TensorInfo | None]) -> TensorInfo | None:
+    """A tied model's embedding matrix, where other models have another matrix over the vocabulary: a head."""
+    lent = facts.shape.embedding if facts.tied else None
+    if lent is not None and any(info and info.outer and info.shape == lent.shape for info in infos):
+        return lent
+    return None
 
 
 def _changes_numbers(recipe: Recipe) -> bool:

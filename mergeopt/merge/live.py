@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mergeopt.checkpoint.jsonfile import with_special_floats
 from mergeopt.errors import InputError, MergeoptError
-from mergeopt.merge.compute import compute, depends, whole
+from mergeopt.merge.compute import compute, depends, one_thread_each, whole
 from mergeopt.merge.layout import Input
 from mergeopt.merge.plan import Job, Plan
 from mergeopt.merge.refinement import Refinement
@@ -45,7 +45,7 @@ class LiveModel:
             NotFiniteError: some tensor came out with NaN or infinity; the model must be written again before use.
         """
         method = METHODS[plan.method]
-        with torch.no_grad():
+        with torch.no_grad(), one_thread_each():
             for job in plan.jobs:
                 refined = refinement.fingerprint(job) if refinement is not None else ()
                 state = (plan.method, plan.seed if method.schema.random else 0, job, refined)

@@ -65,11 +65,13 @@ def fill(layout: Layout, recipe: Recipe, schema: MethodSchema) -> Plan:
     """The layout with the recipe's numbers.
 
     Raises:
-        InputError: a required parameter has no value for some tensor.
+        InputError: a required parameter has no value for some tensor, or one the method cannot use.
     """
     jobs = []
     for slot in layout.slots:
         coefficients = {} if slot.copied else {p.name: coefficient(p, slot, recipe) for p in schema.parameters.values()}
+        if coefficients:
+            schema.check(slot.tensor, coefficients)
         jobs.append(
             Job(
                 slot.tensor,
@@ -93,12 +95,12 @@ def coefficient(parameter: ParameterSchema, slot: Slot, recipe: Recipe) -> Any:
     part = recipe.slices[slot.part]
     if not parameter.per_source:
         value = _first(parameter, (part.parameters, recipe.parameters), slot.tensor, slot.depth)
-        return _or_default(value, parameter, slot, "the merge")
+        return value if value is not None else _default(parameter, slot, "the merge")
     values = []
     for index, item in slot.sources:
         own = part.sources[index].parameters if index < len(part.sources) else {}
         value = _first(parameter, (own, part.parameters, recipe.parameters), item.tensor, slot.depth)
-        values.append(_or_default(value, parameter, slot, str(item.model)))
+        values.append(value if value is not None else _default(parameter, slot, item.model))
     return tuple(values)
 
 
@@ -111,9 +113,7 @@ def _first(parameter: ParameterSchema, levels: tuple[Mapping[str, Any], ...], te
     return None
 
 
-def _or_default(value: Scalar, parameter: ParameterSchema, slot: Slot, whose: str) -> Any:
-    if value is not None:
-        return value
+def _default(parameter: ParameterSchema, slot: Slot, whose: object) -> Any:
     if parameter.default is REQUIRED:
         raise InputError(
             f"{parameter.name!r} of {whose} has no value for tensor {slot.tensor!r}",

@@ -4,16 +4,16 @@ A streaming merge reads each chunk once, from the files; a search keeps what it 
 because every candidate needs all of it again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mergeopt.checkpoint.adapter import with_adapter
+from mergeopt.checkpoint.adapter import Adapted, Factors, with_adapter
 from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.checkpoint.layout import quantisation
 from mergeopt.checkpoint.locate import Located, locate
@@ -147,9 +147,13 @@ def opened_readers(checkpoints: Checkpoints) -> Iterator[dict[ModelRef, Reader]]
 
 @dataclass(frozen=True)
 class ResidentSource:
-    """Every input tensor in memory, on the compute device, in its stored dtype."""
+    """Every input tensor in memory, on the compute device, in its stored dtype; bytes that several models share, once.
+
+    Of an adapter's change only the factors are kept: any number of adapters take the memory of their one model.
+    """
 
     tensors: Mapping[Input, Tensor]  # flat
+    changes: Mapping[Input, Factors] = field(default_factory=dict)  # to be added to them
 
     @property
     def block(self) -> int:
@@ -157,12 +161,52 @@ class ResidentSource:
         return CHUNK if some.device.type == "cpu" else GPU_BLOCK
 
     def chunk(self, item: Input, start: int, stop: int) -> Tensor:
-        return self.tensors[item][start:stop]
+        part = self.tensors[item][start:stop]
+        change = self.changes.get(item)
+        if change is None:
+            return part
+        wide = part.to(torch.promote_types(part.dtype, change.left.dtype), copy=True)
+        change.add_to(wide, start)
+        return wide
 
     @classmethod
     def load(cls, items: Iterable[Input], checkpoints: Checkpoints, device: torch.device) -> "ResidentSource":
         """Reads the given tensors, each once."""
-        with opened_readers(checkpoints) as readers:
-            return cls(
-                {item: readers[item.model].tensor(item.tensor).view(-1).to(device) for item in dict.fromkeys(items)}
-            )
+        held: dict[Hashable, Tensor] = {}
+        tensors: dict[Input, Tensor] = {}
+        changes: dict[Input, Factors] = {}
+        with ExitStack() as stack:
+            readers: dict[int, Reader] = {}
+            for item in dict.fromkeys(items):
+                checkpoint, change = _parts(checkpoints[item.model], item.tensor)
+                place = _place(checkpoint, item)
+                if place not in held:
+                    if id(checkpoint) not in readers:
+                        readers[id(checkpoint)] = stack.enter_context(checkpoint.reader())
+                    held[place] = readers[id(checkpoint)].tensor(item.tensor).view(-1).to(device)
+                tensors[item] = held[place]
+                if change is not None:
+                    changes[item] = change.to(device)
+        return cls(tensors, changes)
+
+
+def resident_bytes(checkpoints: Checkpoints) -> int:
+    """What all tensors of all models take as a `ResidentSource`."""
+    held: dict[Hashable, int] = {}
+    for ref, checkpoint in checkpoints.items():
+        for name in checkpoint.tensors:
+            keeper, _ = _parts(checkpoint, name, load=False)
+            held[_place(keeper, Input(ref, name))] = keeper.tensors[name].nbytes
+        if isinstance(checkpoint, Adapted):
+            held[ref] = sum(4 * (change.a.numel + change.b.numel) for change in checkpoint.deltas.values())
+    return sum(held.values())
+
+
+def _parts(checkpoint: Checkpoint, name: str, *, load: bool = True) -> tuple[Checkpoint, Factors | None]:
+    return checkpoint.parts(name, load=load) if isinstance(checkpoint, Adapted) else (checkpoint, None)
+
+
+def _place(checkpoint: Checkpoint, item: Input) -> Hashable:
+    """Equal for the same bytes on the disk; views that compute their tensors have none."""
+    stored = checkpoint.tensors[item.tensor]
+    return (stored.file, stored.offset, stored.nbytes) if type(checkpoint) is Checkpoint else item

@@ -28,8 +28,9 @@ from mergeopt.checkpoint.reader import Reader
 from mergeopt.errors import InputError, MergeoptError, placed
 from mergeopt.merge.folder import Prepared, merge_to_folder, prepare
 from mergeopt.merge.lock import LOCK_FILE
+from mergeopt.merge.mergekit_mode import Match
 from mergeopt.merge.sources import Checkpoints, open_models
-from mergeopt.merge.stream import Progress
+from mergeopt.merge.stream import Progress, stream
 from mergeopt.merge.vocabulary import carry_files
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.stages import Stage, Stages
@@ -51,6 +52,7 @@ class PreparedChain:
     """Every stage of a chain, planned; the last one is the output."""
 
     stages: tuple[PreparedStage, ...]
+    match: Match | None = None
 
     @property
     def final(self) -> Prepared:
@@ -88,8 +90,8 @@ class Unmade(Checkpoint):
         raise MergeoptError(f"the stage {self.name!r} has not been made")
 
 
-def prepare_stages(stages: Stages) -> PreparedChain:
-    """Opens every model by its headers and plans every stage; no weights are read.
+def prepare_stages(stages: Stages, match: Match | None = None) -> PreparedChain:
+    """Opens every model by its headers and plans every stage, as mergekit would for a `match`; no weights are read.
 
     Raises:
         InputError: a model that is missing, or stages that do not fit together.
@@ -102,10 +104,11 @@ def prepare_stages(stages: Stages) -> PreparedChain:
             earlier = {ref: _on(_unmade(ref, done[name]), ref, stage) for ref, name in stage.needs.items()}
             opened = {ref: (found | earlier)[ref] for ref in stage.recipe.named}
             prepared = prepare(stage.recipe, opened)
+            prepared = match.prepared(prepared) if match else prepared
         made_from = {str(ref): _stamps(checkpoint) for ref, checkpoint in found.items()}
         made_from |= {str(ref): [done[name].key] for ref, name in stage.needs.items()}
-        done[stage.name] = PreparedStage(stage, opened, prepared, _key(stage, made_from))
-    return PreparedChain(tuple(done.values()))
+        done[stage.name] = PreparedStage(stage, opened, prepared, _key(stage, made_from, match))
+    return PreparedChain(tuple(done.values()), match)
 
 
 def merge_stages(
@@ -138,6 +141,21 @@ def merge_stages(
         InputError: a stage's folder holds something else.
         MergeoptError: as `merge_to_folder`.
     """
+    match = chain.match
+
+    def write(each: PreparedStage, place: Path, also: Mapping[str, Any], text: str | None) -> tuple[str, ...]:
+        ready = _ready(each, made, match)
+        return merge_to_folder(
+            ready,
+            place,
+            max_shard_bytes=max_shard_bytes,
+            progress=progress,
+            lock_also={**also, **(match.lock_entries if match else {})},
+            text=text,
+            strict=strict,
+            execute=match.execution(ready) if match else stream,
+        ).notices
+
     made: dict[str, Path] = {}
     locks: dict[str, Any] = {}
     notices: list[str] = []
@@ -150,28 +168,10 @@ def merge_stages(
             if progress:
                 progress(each.prepared.plan.nbytes)
         else:
-            merged = merge_to_folder(
-                _ready(each, made),
-                place,
-                max_shard_bytes=max_shard_bytes,
-                progress=progress,
-                lock_also={"stage": each.key},
-                strict=strict,
-            )
-            notices += merged.notices
+            notices += write(each, place, {"stage": each.key}, None)
         made[name] = place
         locks[name] = json.loads((place / LOCK_FILE).read_text(encoding="utf-8"))
-    last = chain.stages[-1]
-    merged = merge_to_folder(
-        _ready(last, made),
-        out,
-        max_shard_bytes=max_shard_bytes,
-        progress=progress,
-        lock_also={"stages": locks} if locks else None,
-        text=chain.text,
-        strict=strict,
-    )
-    notices += merged.notices
+    notices += write(chain.stages[-1], out, {"stages": locks} if locks else {}, chain.text)
     if not keep:
         for place in made.values():
             shutil.rmtree(place, ignore_errors=True)
@@ -204,18 +204,19 @@ def _on(model: Checkpoint, ref: ModelRef, stage: Stage) -> Checkpoint:
     return with_adapter(model, locate_model(ref.adapter, stage.near), str(ref))
 
 
-def _ready(each: PreparedStage, made: Mapping[str, Path]) -> Prepared:
+def _ready(each: PreparedStage, made: Mapping[str, Path], match: Match | None) -> Prepared:
     """The stage's plan on the stages before it as they now lie on disk."""
     if not each.stage.needs:
         return each.prepared
     checkpoints = dict(each.opened)
     for ref, name in each.stage.needs.items():
         checkpoints[ref] = _on(Checkpoint.open(made[name], name=str(ref.bare)), ref, each.stage)
-    return replace(prepare(each.stage.recipe, checkpoints), notices=each.prepared.notices)
+    prepared = prepare(each.stage.recipe, checkpoints)
+    return replace(match.prepared(prepared) if match else prepared, notices=each.prepared.notices)
 
 
-def _key(stage: Stage, made_from: Mapping[str, list[str]]) -> str:
-    facts = [mergeopt.__version__, recipe_data(stage.recipe), made_from]
+def _key(stage: Stage, made_from: Mapping[str, list[str]], match: Match | None) -> str:
+    facts = [mergeopt.__version__, recipe_data(stage.recipe), made_from, match and match.lock_entries]
     return xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())
 
 

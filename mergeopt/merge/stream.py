@@ -22,6 +22,8 @@ from mergeopt.merge.sources import Checkpoints, FileSource, opened_readers
 from mergeopt.methods import METHODS
 
 Progress = Callable[[int], None]  # told the bytes written since the last call
+Execute = Callable[[Plan, Checkpoints, Sink, Progress | None, Refinement | None], tuple[Job, ...]]
+"""Computes every job of a plan into a writer: `stream`, or another way; gives the jobs that came out not finite."""
 
 
 def stream(

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from mergeopt.methods.arcee_fusion import arcee_fusion
+from mergeopt.methods.breadcrumbs import breadcrumbs, breadcrumbs_ties
 from mergeopt.methods.dare import dare_linear, dare_ties
+from mergeopt.methods.della import della, della_linear
 from mergeopt.methods.karcher import karcher
 from mergeopt.methods.linear import linear
 from mergeopt.methods.method import Method, merge_method
@@ -23,16 +25,12 @@ from mergeopt.methods.task_arithmetic import task_arithmetic
 from mergeopt.methods.ties import ties
 from mergeopt.recipe.schema import MethodSchema
 
-METHODS: Mapping[str, Method] = MappingProxyType(
-    {
-        m.name: m
-        for m in (
-            *(linear, slerp, nuslerp, multislerp, karcher, passthrough),
-            *(task_arithmetic, ties, dare_linear, dare_ties),
-            *(model_stock, sce, ram, ramplus_tl, nearswap, arcee_fusion),
-        )
-    }
+_ALL = (
+    *(linear, slerp, nuslerp, multislerp, karcher, passthrough),
+    *(task_arithmetic, ties, dare_linear, dare_ties, della, della_linear, breadcrumbs, breadcrumbs_ties),
+    *(model_stock, sce, ram, ramplus_tl, nearswap, arcee_fusion),
 )
+METHODS: Mapping[str, Method] = MappingProxyType({m.name: m for m in _ALL})
 SCHEMAS: Mapping[str, MethodSchema] = MappingProxyType({name: m.schema for name, m in METHODS.items()})
 
 __all__ = ["METHODS", "SCHEMAS", "Method", "merge_method"]

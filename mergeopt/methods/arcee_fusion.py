@@ -6,17 +6,18 @@ from math import floor
 import torch
 from torch import Tensor
 
-from mergeopt.methods.chunks import Chunk, Chunks, cutoffs, row_totals
+from mergeopt.methods.chunks import Chunk, Chunks, row_totals
+from mergeopt.methods.cutoff import cutoffs
 from mergeopt.methods.method import merge_method
 
 _EPS = 1e-8
 
 
 def _importance(source: Tensor, base: Tensor, row: int) -> Tensor:
-    """|source − base| · KL(softmax(source) ‖ softmax(base)) per row, in float32 [b]."""
+    """|source − base| · Σ p log(p/q) per row, p and q the softmax of source and base plus 1e-8; float32 [b]."""
     p, q = (torch.softmax(x.view(-1, row).double(), -1) for x in (source, base))
-    ratio = p * (torch.log(p + _EPS) - torch.log(q + _EPS))
-    divergence = row_totals(ratio.view(-1), row)
+    p, q = p + _EPS, q + _EPS
+    divergence = row_totals((p * torch.log(p / q)).view(-1), row)
     return ((source - base).double().abs() * divergence.repeat_interleave(row)).float()
 
 

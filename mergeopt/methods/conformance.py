@@ -178,6 +178,14 @@ class MethodConformance:
             for x, y in zip(summed, at_once, strict=True):
                 assert torch.allclose(x, y, rtol=1e-9, atol=1e-9)
 
+    def test_asking_for_gradients_does_not_change_bits(self) -> None:
+        sources, base = self.inputs(LENGTH)
+        for flags in self._flags():
+            leaves = self._leaves({**self.coefficients(len(sources)), **flags})
+            plain = {name: x.detach() if isinstance(x, Tensor) else x for name, x in leaves.items()}
+            merged = self.merged(sources, base, **leaves)
+            assert merged.requires_grad and torch.equal(merged, self.merged(sources, base, **plain))
+
     def test_gradients_are_finite_at_the_edges(self) -> None:
         """Every float at 0 and at 1, sources apart or equal, flags off (a zero sum cannot be normalised)."""
         apart, base = self.inputs()

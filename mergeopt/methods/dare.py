@@ -5,38 +5,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mergeopt.methods.chunks import Chunks, total
+from mergeopt.methods.chunks import Chunks
 from mergeopt.methods.draws import Draws
 from mergeopt.methods.method import merge_method
-from mergeopt.methods.steps import deltas, divided, elected_sum, keep, rescale_factors, weighted_sum
+from mergeopt.methods.steps import deltas, elected_mean, keep, norm_factors, task_sum
 
 
 def _factors(chunks: Chunks, density: Tensor, rescale: bool, draws: Draws) -> Tensor:
     """Per source [n]: what restores the L1 norm of the delta after dropping; 1 without `rescale` or at density 1."""
-    n = density.numel()
     if not rescale or all(d >= 1 for d in density.tolist()):
-        return torch.ones(n, dtype=torch.float64)
-    before = [torch.zeros((), dtype=torch.float64) for _ in range(n)]
-    after = list(before)
-    for chunk in chunks:
-        assert chunk.base is not None
-        for i, delta in enumerate(deltas(chunk.sources, chunk.base)):
-            size = delta.abs()
-            mask = draws.keep(i, chunk.start, delta, float(density[i]))
-            before[i] = before[i] + total(size).cpu()
-            after[i] = after[i] + total(keep(size, mask)).cpu()
-    return rescale_factors(before, after)
+        return torch.ones(density.numel(), dtype=torch.float64)
+    return norm_factors(chunks, lambda sources, base, start: _dropped(sources, base, density, start, draws))
 
 
-def _dropped(
-    sources: Sequence[Tensor], base: Tensor, density: Tensor, factors: Tensor, start: int, draws: Draws
-) -> list[Tensor]:
-    """δ_i · mask_i · factor_i with mask_i ~ Bernoulli(density_i) by address."""
-    result = []
-    for i, delta in enumerate(deltas(sources, base)):
-        d = float(density[i])
-        result.append(delta if d >= 1 else keep(delta, draws.keep(i, start, delta, d)) * factors[i])
-    return result
+def _dropped(sources: Sequence[Tensor], base: Tensor, density: Tensor, start: int, draws: Draws) -> list[Tensor]:
+    """δ_i · mask_i with mask_i ~ Bernoulli(density_i) by address."""
+    pairs = enumerate(zip(deltas(sources, base), density.tolist(), strict=True))
+    return [x if d >= 1 else keep(x, draws.keep(i, start, x, d)) for i, (x, d) in pairs]
 
 
 @merge_method(measure=_factors)
@@ -59,11 +44,7 @@ def dare_linear(
     (in expectation the paper's 1/density). `normalize` divides by Σ w_i.
     """
     assert isinstance(density, Tensor)
-    kept = _dropped(sources, base, density, whole, start, draws)
-    scale = weight * lambda_
-    if normalize and abs(float(weight.detach().sum())) >= 1e-8:
-        scale = scale / weight.sum()
-    return base + weighted_sum(kept, scale)
+    return base + task_sum(_dropped(sources, base, density, start, draws), weight, whole, normalize, lambda_)
 
 
 @merge_method(measure=_factors)
@@ -86,8 +67,4 @@ def dare_ties(
     sum of their w_i where `normalize`.
     """
     assert isinstance(density, Tensor)
-    kept = _dropped(sources, base, density, whole, start, draws)
-    merged, divisor = elected_sum([delta * w for delta, w in zip(kept, weight, strict=True)], weight)
-    if normalize:
-        merged = divided(merged, divisor)
-    return base + merged * lambda_
+    return base + elected_mean(_dropped(sources, base, density, start, draws), weight, whole, normalize, lambda_)

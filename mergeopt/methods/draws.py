@@ -7,11 +7,16 @@ adds elements, so neighbouring densities are compared on common random numbers.
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
-_SPAN = 1 << 24  # elements that share a key
+from mergeopt.methods.kernels import below
+
+_SPAN = 1 << 16  # elements that share a key
+_FACTORS = (0x7FEB352D, 0x846CA68B)  # of "lowbias32" (C. Wellons, hash-prospector, public domain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,43 +35,71 @@ class Draws:
             like: A tensor [b] that gives length and device.
             density: Share to keep; at least 1 keeps all.
         """
-        length = like.numel()
         if density >= 1:
-            return torch.ones(length, dtype=torch.bool, device=like.device)
-        limit = int(density * (1 << 32)) - (1 << 31)
-        parts = []
+            return torch.ones(like.numel(), dtype=torch.bool, device=like.device)
+        return below(self.bits(ordinal, start, like), int(max(density, 0.0) * (1 << 32)) - (1 << 31))
+
+    def bits(self, ordinal: int, start: int, like: Tensor) -> Tensor:
+        """Uniform int32 [b]; the upper bits are the better ones. Arguments as for `keep`."""
+        length = like.numel()
+        result = torch.empty(length, dtype=torch.int32, device=like.device)
+        counters = _counters(_SPAN, like.device)
         for first in range(start - start % _SPAN, start + length, _SPAN):
             low, high = max(start, first), min(start + length, first + _SPAN)
-            bits = _hash(
-                torch.arange(low - first, high - first, dtype=torch.int32, device=like.device),
-                *self._key(ordinal, first),
-            )
-            parts.append(bits < limit)
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            _hash(counters[low - first : high - first], *self._key(ordinal, first), result[low - start : high - start])
+        return result
 
     def _key(self, ordinal: int, first: int) -> tuple[int, int]:
-        """Two signed 32-bit words for one span of one source."""
+        """Two 32-bit words for one span of one source."""
         text = f"{self.seed}\0{self.tensor}\0{ordinal}\0{first // _SPAN}".encode()
         digest = hashlib.blake2b(text, digest_size=8).digest()
-        return int.from_bytes(digest[:4], "little", signed=True), int.from_bytes(digest[4:], "little", signed=True)
+        return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
 
-def _hash(counter: Tensor, key0: int, key1: int) -> Tensor:
-    """Uniform int32 from int32 counters: two rounds of a multiply–xorshift mixer, keyed before each.
+@cache
+def _counters(span: int, device: torch.device) -> Tensor:
+    """int32 [span]: 0, 1, …, mixed once by lowbias32, whatever the key."""
+    x = np.arange(span, dtype=np.uint32)
+    for shift, factor in zip((16, 15, 16), (*_FACTORS, 1), strict=True):
+        x ^= x >> np.uint32(shift)
+        x *= np.uint32(factor)
+    return torch.from_numpy(x.view(np.int32)).to(device)
 
-    The mixer is "lowbias32" (C. Wellons, hash-prospector, public domain); int32 products wrap on every device.
-    Overwrites `counter`: fresh memory for each step would cost more than the step.
+
+def _hash(counters: Tensor, key0: int, key1: int, out: Tensor) -> None:
+    """Uniform int32 [b] from mixed counters: ((c ^ key0)·A, its xorshift by 15, + key1)·B, modulo 2³².
+
+    The counters are mixed already and only the upper bits count, so this is all that a second round of the mixer needs;
+    a key before and one inside make spans, sources and tensors independent.
     """
-    scratch = torch.empty_like(counter)
-    x = _mix(counter.bitwise_xor_(key0), scratch)
-    x += key1
-    return _mix(x, scratch)
+    if out.device.type == "cpu":
+        _hash_numpy(counters.numpy(), key0, key1, out.numpy())
+    else:
+        _hash_torch(counters, key0, key1, out)
 
 
-def _mix(x: Tensor, scratch: Tensor) -> Tensor:
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - (1 << 32)), (16, 1)):
-        torch.bitwise_right_shift(x, shift, out=scratch)
-        x ^= scratch.bitwise_and_((1 << (32 - shift)) - 1)  # a logical shift, of signed numbers
-        if factor != 1:
-            x *= factor
-    return x
+def _hash_numpy(
+    counters: "np.ndarray[tuple[int], np.dtype[np.int32]]",
+    key0: int,
+    key1: int,
+    out: "np.ndarray[tuple[int], np.dtype[np.int32]]",
+) -> None:
+    x = out.view(np.uint32)
+    np.bitwise_xor(counters.view(np.uint32), np.uint32(key0), out=x)
+    x *= np.uint32(_FACTORS[0])
+    x ^= x >> np.uint32(15)
+    x += np.uint32(key1)
+    x *= np.uint32(_FACTORS[1])
+
+
+def _hash_torch(counters: Tensor, key0: int, key1: int, out: Tensor) -> None:
+    """The same with signed numbers, whose products and sums wrap on every device."""
+    torch.bitwise_xor(counters, _signed(key0), out=out)
+    out *= _signed(_FACTORS[0])
+    out ^= (out >> 15) & ((1 << 17) - 1)  # a logical shift
+    out += _signed(key1)
+    out *= _signed(_FACTORS[1])
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 32) if word >= 1 << 31 else word

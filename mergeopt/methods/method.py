@@ -143,7 +143,10 @@ class Method:
 
 
 def merge_method(
-    *, sources: tuple[int, int | None] = (1, None), measure: Callable[..., Any] | None = None
+    *,
+    sources: tuple[int, int | None] = (1, None),
+    measure: Callable[..., Any] | None = None,
+    refuses: Callable[[Coefficients], str | None] | None = None,
 ) -> Callable[[Callable[..., Tensor]], Method]:
     """Makes a `Method` of a function.
 
@@ -151,6 +154,7 @@ def merge_method(
         sources: Fewest and most sources (not counting the base of a method that takes one).
         measure: ``measure(chunks, <any of the method's parameters>, draws)``: looks over the whole tensor once or more
             and returns what the function receives as `whole`.
+        refuses: Of a tensor's coefficients, why they cannot be meant; None where they can.
     """
 
     def decorate(function: Callable[..., Tensor]) -> Method:
@@ -165,6 +169,7 @@ def merge_method(
             max_sources=sources[1],
             parameters={p.name.rstrip("_"): _schema(p) for p in given},
             random="draws" in asks,
+            refuses=refuses,
             summary=(inspect.getdoc(function) or "").split("\n", 1)[0],
         )
         return Method(schema, function, measure, asks)

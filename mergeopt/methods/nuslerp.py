@@ -38,7 +38,7 @@ def nuslerp(
 ) -> Tensor:
     """Spherical interpolation by the share t = w_2 / (w_1 + w_2) of the second source (1/2 where the weights cancel).
 
-    [sin((1−t)θ) x_1 + sin(tθ) x_2] / sin θ, linear where sin θ < 1e-8; with a base x are the deltas and the base is
+    [sin((1−t)θ) x_1 + sin(tθ) x_2] / sin θ, linear where sin θ < 1e-7; with a base x are the deltas and the base is
     added. θ is that of the whole tensors, or without `nuslerp_flatten` one per vector along the last axis (with
     `nuslerp_row_wise` along the first: mergekit's names stand for the transposed matrix).
     """
@@ -48,7 +48,7 @@ def nuslerp(
         theta = spread_rows(theta, row, x[0]) if whole is None else spread_columns(theta, start, x[0])
     both = weight.sum()
     t = weight[1] / both if abs(float(both.detach())) >= 1e-6 else 0.5 + 0 * both
-    flat = torch.sin(theta) < 1e-8
+    flat = torch.sin(theta) < 1e-7  # below it the angle is a rounding of the cosine
     sine = torch.where(flat, 1.0, torch.sin(theta))
     shares = [torch.where(flat, s, torch.sin(s * theta) / sine) for s in (1 - t, t)]
     merged = x[0] * shares[0] + x[1] * shares[1]

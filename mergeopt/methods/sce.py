@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mergeopt.methods.chunks import EVERYTHING, Chunk, Chunks, Cutoff, cutoffs, source_deltas, total
+from mergeopt.methods.chunks import Chunk, Chunks, source_deltas, total
+from mergeopt.methods.cutoff import EVERYTHING, Cutoff, cutoffs
 from mergeopt.methods.method import merge_method
 from mergeopt.methods.steps import deltas, keep
 

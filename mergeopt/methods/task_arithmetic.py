@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from mergeopt.methods.method import merge_method
-from mergeopt.methods.steps import deltas, weighted_sum
+from mergeopt.methods.steps import deltas, task_sum
 
 
 @merge_method()
@@ -13,7 +14,4 @@ def task_arithmetic(
     sources: Sequence[Tensor], base: Tensor, weight: Tensor, *, normalize: bool = False, lambda_: float = 1.0
 ) -> Tensor:
     """Base plus weighted deltas: base + λ Σ w_i δ_i, divided by Σ w_i where `normalize` (and |Σ w_i| ≥ 1e-8)."""
-    scale = weight * lambda_
-    if normalize and abs(float(weight.detach().sum())) >= 1e-8:
-        scale = scale / weight.sum()
-    return base + weighted_sum(deltas(sources, base), scale)
+    return base + task_sum(deltas(sources, base), weight, torch.ones_like(weight), normalize, lambda_)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mergeopt.methods.chunks import Chunks, Cutoff, cutoffs, total
+from mergeopt.methods.chunks import Chunks
+from mergeopt.methods.cutoff import Cutoff, cutoffs
 from mergeopt.methods.method import merge_method
-from mergeopt.methods.steps import deltas, divided, elected_sum, keep, rescale_factors
+from mergeopt.methods.steps import deltas, elected_mean, keep, norm_factors
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,20 +19,15 @@ class _Trim:
     cutoffs: list[Cutoff]
     factors: Tensor
 
+    def kept(self, sources: Sequence[Tensor], base: Tensor, start: int) -> list[Tensor]:
+        pairs = zip(deltas(sources, base), self.cutoffs, strict=True)
+        return [keep(delta, cut.keep(delta, start)) for delta, cut in pairs]
+
 
 def _trim(chunks: Chunks, density: Tensor, rescale: bool) -> _Trim:
     kept = [0 if d <= 0 else max(1, int(d * chunks.numel)) for d in density.tolist()]
-    cuts = cutoffs(chunks, kept)
-    if not rescale:
-        return _Trim(cuts, torch.ones(len(cuts), dtype=torch.float64))
-    before = [torch.zeros((), dtype=torch.float64) for _ in cuts]
-    after = list(before)
-    for chunk in chunks:
-        assert chunk.base is not None
-        for i, delta in enumerate(deltas(chunk.sources, chunk.base)):
-            before[i] = before[i] + total(delta.abs()).cpu()
-            after[i] = after[i] + total(keep(delta.abs(), cuts[i].keep(delta, chunk.start))).cpu()
-    return _Trim(cuts, rescale_factors(before, after))
+    trim = _Trim(cutoffs(chunks, kept), torch.ones(len(kept), dtype=torch.float64))
+    return _Trim(trim.cutoffs, norm_factors(chunks, trim.kept)) if rescale else trim
 
 
 @merge_method(measure=_trim)
@@ -53,10 +49,4 @@ def ties(
     2. elect: s = sign(Σ w_i δ_i), zero as plus;
     3. merge: Σ over sign(w_i δ_i) = s of w_i δ_i, divided by Σ of their w_i where `normalize`; base + λ · that.
     """
-    weighted = []
-    for delta, cut, factor, w in zip(deltas(sources, base), whole.cutoffs, whole.factors, weight, strict=True):
-        weighted.append(keep(delta, cut.keep(delta, start)) * factor * w)
-    merged, divisor = elected_sum(weighted, weight)
-    if normalize:
-        merged = divided(merged, divisor)
-    return base + merged * lambda_
+    return base + elected_mean(whole.kept(sources, base, start), weight, whole.factors, normalize, lambda_)

@@ -62,12 +62,10 @@ def dialect(data: Mapping[str, Any]) -> tuple[str, str] | None:
     return found
 
 
-def no_such_method(name: str, schemas: Schemas, other: Iterable[str]) -> tuple[str, str | None]:
-    """Problem and remedy for a method that is not known; `other`: mergekit's that are missing here."""
+def no_such_method(name: str, schemas: Schemas) -> tuple[str, str | None]:
+    """Problem and remedy for a method that is not known."""
     known = f"known: {', '.join(sorted(schemas))}"
     folded = name.lower().strip("`'\" ").replace("-", "_").replace(" ", "_")
-    if folded in other:
-        return f"method {name!r} of mergekit is not known here yet", known
     if folded in FORKS:
         return f"{name!r} is the method of a fork or a pull request, which mergekit itself does not have", known
     if folded in schemas:

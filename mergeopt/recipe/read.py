@@ -33,9 +33,6 @@ from mergeopt.recipe.tokenizer import said_in_vain, tokenizer_request
 
 Schemas = Mapping[str, MethodSchema]
 
-# mergekit's other methods: so that della_linear is not taken for a misspelt dare_linear.
-OTHER_METHODS = ("breadcrumbs", "breadcrumbs_ties", "della", "della_linear")
-
 
 @dataclass(frozen=True)
 class Reading:
@@ -98,9 +95,9 @@ class _Reader:
         recipe = with_base_as_source(recipe, schema)
         check_sources(recipe, schema, self._place, self.document.where)
         self._name_layer_range_mistakes(recipe)
-        self._name_odd_models(recipe)
         for route, text in said_in_vain(file):
             self._notice(route, text)
+        self._name_odd_models(recipe)
         return Reading(recipe, tuple(self.notices))
 
     # structure ---------------------------------------------------------------------------------------------------
@@ -185,7 +182,7 @@ class _Reader:
 
     def _schema(self, name: str) -> MethodSchema:
         if name not in self.schemas:
-            problem, remedy = no_such_method(name, self.schemas, OTHER_METHODS)
+            problem, remedy = no_such_method(name, self.schemas)
             raise InputError(problem, where=self._at("merge_method"), remedy=remedy)
         return self.schemas[name]
 

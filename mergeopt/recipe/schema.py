@@ -4,10 +4,12 @@
 importing torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+from mergeopt.errors import InputError
 
 
 class Required(Enum):
@@ -50,3 +52,9 @@ class MethodSchema:
     parameters: Mapping[str, ParameterSchema]
     random: bool = False  # draws masks (DARE): mergekit's draw is another one than ours
     summary: str = ""
+    refuses: Callable[[Mapping[str, Any]], str | None] | None = None  # coefficients of a tensor: why they cannot be
+
+    def check(self, tensor: str, coefficients: Mapping[str, Any]) -> None:
+        """Raises InputError for coefficients that the method cannot use."""
+        if self.refuses is not None and (problem := self.refuses(coefficients)):
+            raise InputError(f"{self.name} of tensor {tensor!r}: {problem}")

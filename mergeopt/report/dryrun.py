@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from mergeopt.merge.plan import make_plan
-from mergeopt.merge.sources import facts
+from mergeopt.merge.sources import facts, resident_bytes
 from mergeopt.methods import SCHEMAS
 from mergeopt.study.job import SearchJob
 from mergeopt.study.searchfile import Learn
@@ -20,7 +20,7 @@ def dry_run_lines(job: SearchJob, out: Path, device: torch.device) -> list[str]:
     """Space, items, memory, disk, time, and what the items can tell apart."""
     options = job.file.optimize
     plan = make_plan(job.recipe, facts(job.checkpoints), SCHEMAS[job.recipe.method])
-    sources = sum(checkpoint.nbytes for checkpoint in job.checkpoints.values())
+    sources = resident_bytes(job.checkpoints)
     tokens = tokens_per_trial(job)
     parameters = sum(prod(job_.shape) for job_ in plan.jobs)
     seconds = tokens * 2 * parameters / (EFFICIENCY * matrix_rate(device))

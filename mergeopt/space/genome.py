@@ -12,7 +12,6 @@ from typing import Any
 from mergeopt.errors import InputError, did_you_mean
 from mergeopt.recipe.document import Document
 from mergeopt.recipe.elsewhere import no_such_method
-from mergeopt.recipe.read import OTHER_METHODS
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.schema import REQUIRED, MethodSchema, ParameterSchema
 from mergeopt.space.hole import number
@@ -74,7 +73,7 @@ class _Translator:
         self.notices = list(document.notices)
         method = self.genome.get("merge_method")
         if not isinstance(method, str) or method not in schemas:
-            problem, remedy = no_such_method(str(method), schemas, OTHER_METHODS)
+            problem, remedy = no_such_method(str(method), schemas)
             raise self._error(problem, "merge_method", remedy)
         self.schema = schemas[method]
         if self.schema.needs_base and self.genome.get("base_model") is None:

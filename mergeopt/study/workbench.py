@@ -17,7 +17,7 @@ from mergeopt.merge.layout import Input, Layout, lay_out
 from mergeopt.merge.live import LiveModel, NotFiniteError, bind, skeleton
 from mergeopt.merge.plan import Plan, fill
 from mergeopt.merge.refinement import Refinement
-from mergeopt.merge.sources import Checkpoints, FileSource, ResidentSource, TensorSource, facts
+from mergeopt.merge.sources import Checkpoints, FileSource, ResidentSource, TensorSource, facts, resident_bytes
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.recipe import ModelRef, Recipe
 from mergeopt.scoring.base import NonFiniteError, Scores, Split
@@ -184,8 +184,7 @@ def _structure(recipe: Recipe) -> Any:
 
 def _source(checkpoints: Checkpoints, device: torch.device) -> TensorSource:
     """All models in memory if they fit beside the live one, else read from their files for every candidate."""
-    needed = sum(checkpoint.nbytes for checkpoint in checkpoints.values())
-    if needed < 0.6 * _free_bytes(device):
+    if resident_bytes(checkpoints) < 0.6 * _free_bytes(device):
         items = [Input(ref, name) for ref, checkpoint in checkpoints.items() for name in checkpoint.tensors]
         return ResidentSource.load(items, checkpoints, device)
     return FileSource({ref: checkpoint.reader() for ref, checkpoint in checkpoints.items()}, checkpoints)

@@ -1,16 +1,21 @@
 """Adapters written by hand: what each key of their config means, and what is refused. Against peft: tests/golden."""
 
 import json
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mergeopt.checkpoint.adapter import Adapted, Factors, with_adapter
 from mergeopt.checkpoint.checkpoint import Checkpoint
+from mergeopt.checkpoint.lora import LoraConfig
 from mergeopt.errors import InputError
 from tests.conftest import Weights, llama_weights, read_weights, write_adapter, write_model
 
@@ -183,6 +188,10 @@ def factor(module: str, half: str, *shape: int) -> dict[str, Tensor]:
          r"changes 'model.layers.7.self_attn.q_proj', which '.*base' does not store; is it an adapter of 'base'\?"),
         ({"base_model.model.model.layers.0.gate.weight": torch.ones(2)}, "changes 'model.layers.0.gate.weight'"),
         ({f"base_model.model.{QUERY}.lora_magnitude_vector": torch.ones(16)}, "more than a low-rank sum"),
+        (factor(QUERY, "A") | factor(QUERY, "B"), "do not fit"),
+        ({"base_model.model.model.norm.weight": torch.ones(17)}, r"is \[17\], in '.*base' \[16\]"),
+        ({"base_model.model.model.norm.weight": torch.tensor(1.0)}, r"is \[\], in '.*base' \[16\]"),
+        ({f"base_model.model.{QUERY}.weight": torch.ones(17, 16)}, r"is \[17, 16\], in"),
         ({"base_model.model.model.norm.weight": torch.ones(16, 2)}, r"is \[16, 2\], in '.*base' \[16\]"),
     ],
 )  # fmt: skip
@@ -217,3 +226,22 @@ def test_a_broken_config_is_one_line(models: Path) -> None:
     (models / "lora/adapter_config.json").write_text(json.dumps([1]))
     with pytest.raises(InputError, match=r"adapter_config.json: holds a JSON list"):
         with_adapter(Checkpoint.open(models / "base"), models / "lora", "x")
+
+
+KEYS = [field.name for field in fields(LoraConfig)] + ["lora_alpha", "peft_type", "layers_to_transform", "use_rslora"]
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.text(r".*+?()[]{}\\|aq_proj", max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(KEYS), ANY))
+def test_any_config_is_read_or_refused(tmp_path: Path, data: dict[str, Any]) -> None:
+    usual = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(usual | data))
+    with suppress(InputError):
+        config = LoraConfig.read(tmp_path)
+        if config.selects(QUERY):
+            config.scale(QUERY, 2)

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from mergeopt.cli.main import app
 from mergeopt.files import shipped
 from mergeopt.study.lock import StudyLock
+from tests.conftest import read_weights, write_adapter
 from tests.study.family import hole, recipe, search_data, write_yaml
 
 COMMANDS = ("merge", "search", "eval", "validate", "explain", "diagnose", "reproduce", "zoo")
@@ -83,6 +84,38 @@ def test_reproduce_compares_and_says_who_changed_what(work: Path, tmp_path: Path
     assert "is not NAME=FOLDER" in refused("reproduce", out, "--models", "zoo/base")
     assert "no recipe.lock.json" in refused("reproduce", work / "zoo" / "base")
     assert "no such folder" in refused("reproduce", out, "--models", f"zoo/base={tmp_path / 'gone'}")
+
+
+def test_merge_with_an_adapter_and_with_numbers_that_are_none(models: Path) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    added = write_adapter(models / "lora", {name.removesuffix(".weight"): (24, 16)})[name]
+    sources = [{"model": "base+lora", "parameters": {"weight": 1}}, {"model": "b", "parameters": {"weight": 1}}]
+    data = {"merge_method": "task_arithmetic", "base_model": "base", "models": sources}
+    result = call("merge", write_yaml(models / "r.yml", data), models / "out")
+    assert (result.exit_code, result.stderr) == (0, "")
+    merged, base, b = (read_weights(models / folder)[name] for folder in ("out", "base", "b"))
+    torch.testing.assert_close(merged, added + b, msg=str(base))
+    assert call("explain", models / "r.yml", "-t", name).stdout.count("base+lora") == 1
+    broken = {key: tensor.clone().fill_(float("nan")) for key, tensor in read_weights(models / "b").items()}
+    save_file(broken, models / "b/model.safetensors")
+    result = call("merge", models / "r.yml", models / "out", "--force")
+    assert (
+        result.exit_code == 0
+        and "NaN or infinity in tensor" in result.stderr
+        and "in 'b' and in 20 more" in result.stderr
+    )
+    assert "as it is in 'b'" in refused("merge", models / "r.yml", models / "strict", "--strict", "--quiet")
+    assert not (models / "strict").exists()
+
+
+def test_merge_as_mergekit(work: Path, tmp_path: Path) -> None:
+    file = write_yaml(tmp_path / "r.yml", recipe(0.5, method="dare_linear", parameters={"density": 0.5}))
+    assert "--random-seed N" in refused("merge", file, tmp_path / "out", "--match", "mergekit")
+    assert "add --match mergekit" in refused("merge", file, tmp_path / "out", "--random-seed", 3)
+    assert "'mergkit' is unknown" in refused("merge", file, tmp_path / "out", "--match", "mergkit")
+    assert call("merge", file, tmp_path / "out", "--match", "mergekit", "--random-seed", 3).exit_code == 0
+    lock = json.loads((tmp_path / "out" / "recipe.lock.json").read_text())
+    assert lock["match"]["random_seed"] == 3
 
 
 def test_explain_gives_the_value_of_every_tensor(work: Path, tmp_path: Path) -> None:

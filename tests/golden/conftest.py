@@ -14,8 +14,8 @@ LAYERS = 3
 
 
 @pytest.fixture(scope="session")
-def mergekit() -> Callable[[str, Path], Weights]:
-    """``mergekit(recipe text, folder)``: what mergekit makes of a recipe."""
+def mergekit() -> Callable[..., Weights]:
+    """``mergekit(recipe text, folder, seed)``: what mergekit makes of a recipe."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own dependencies' deprecations
         pytest.importorskip("mergekit")
@@ -23,8 +23,8 @@ def mergekit() -> Callable[[str, Path], Weights]:
         from mergekit.merge import run_merge
         from mergekit.options import MergeOptions
 
-    def merge(text: str, out: Path) -> Weights:
-        options = MergeOptions(write_model_card=False, copy_tokenizer=False, quiet=True)
+    def merge(text: str, out: Path, seed: int | None = None) -> Weights:
+        options = MergeOptions(write_model_card=False, copy_tokenizer=False, quiet=True, random_seed=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             run_merge(MergeConfiguration.model_validate(yaml.safe_load(text)), str(out), options)

@@ -29,6 +29,7 @@ models:
 parameters: {{lambda: 0.8}}
 dtype: float32
 """
+TRIMMING = ("ties", "breadcrumbs", "breadcrumbs_ties")
 RECIPES = {
     "linear": "merge_method: linear\nmodels:\n  - {{model: a{x}, parameters: {{weight: {s}}}}}\n"
     "  - {{model: b{x}, parameters: {{weight: 0.7}}}}\n  - {{model: c{x}, parameters: {{weight: [0.1, 0.5]}}}}\n",
@@ -42,8 +43,9 @@ def recipe(method: str, setting: str, dtype: str) -> str:
     x, s = ("16" if dtype == "bfloat16" else ""), SETTINGS[setting]
     if method in RECIPES:
         return RECIPES[method].format(x=x, s=s) + f"dtype: {dtype}\n"
-    trims = method == "ties"  # mergekit's random draws are others than ours: compare the plan, nothing dropped
-    return DELTAS.format(method=method, x=x, s=s, d=s if trims else 1, d2=0.6 if trims else "[1, 1]")
+    trims = method in TRIMMING  # mergekit's random draws are others than ours: compare the plan, nothing dropped
+    text = DELTAS.format(method=method, x=x, s=s, d=s if trims else 1, d2=0.6 if trims else "[1, 1]")
+    return text.replace("lambda: 0.8", "lambda: 0.8, gamma: 0.05") if method.startswith("breadcrumbs") else text
 
 
 def scale_and_ties(job: Job, of: Prepared) -> tuple[Tensor, Tensor]:
@@ -57,10 +59,20 @@ def scale_and_ties(job: Job, of: Prepared) -> tuple[Tensor, Tensor]:
         delta = (weights[item.model][item.tensor].float() - base).abs()
         scale = torch.maximum(scale, delta * abs(w))
         if d < 1:
-            threshold = delta.flatten().sort(descending=True).values[max(1, int(d * delta.numel())) - 1]
-            equal = delta == threshold
-            shared |= equal if int(equal.sum()) > 1 else False
+            ascending = delta.flatten().sort().values
+            for place in thresholds(of, delta.numel(), d):
+                equal = delta == ascending[place]
+                shared |= equal if int(equal.sum()) > 1 else False
     return scale, shared
+
+
+def thresholds(of: Prepared, numel: int, density: float) -> list[int]:
+    """Ascending ranks of the last elements that are kept: the smallest, and for breadcrumbs the largest too."""
+    if of.recipe.method == "ties":
+        return [numel - max(1, int(density * numel))]
+    kept, top = int(density * numel), int(0.05 * numel)
+    bottom = max(0, numel - kept - top)
+    return [bottom, max(bottom, bottom + kept - 1)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -76,7 +88,7 @@ def test_averages(mergekit, tmp_path: Path, method: str, setting: str, dtype: st
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("setting", list(SETTINGS))
-@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare_linear", "dare_ties"])
+@pytest.mark.parametrize("method", [*TRIMMING, "task_arithmetic", "dare_linear", "dare_ties", "della", "della_linear"])
 def test_deltas(mergekit, tmp_path: Path, method: str, setting: str, dtype: str):
     text = recipe(method, setting, dtype)
     of, mine = ours(text, tmp_path / "ours")
@@ -96,9 +108,9 @@ def test_deltas(mergekit, tmp_path: Path, method: str, setting: str, dtype: str)
     "parameters",
     ["normalize: false", "rescale: true", "normalize: false, rescale: true", "lambda: [0.5, 1.5]", "int8_mask: true"],
 )
-@pytest.mark.parametrize("method", ["ties", "task_arithmetic"])
+@pytest.mark.parametrize("method", [*TRIMMING, "task_arithmetic", "della", "della_linear"])
 def test_options_of_delta_methods(mergekit, tmp_path: Path, method: str, parameters: str):
-    text = recipe(method, "filter", "float32").replace("{lambda: 0.8}", f"{{{parameters}}}")
+    text = recipe(method, "filter", "float32").replace("lambda: 0.8", parameters)
     of, mine = ours(text, tmp_path / "ours")
     theirs = mergekit(text, tmp_path / "theirs")
     for job in of.plan.jobs:

@@ -206,7 +206,52 @@ MULTIMODAL = (
         image_token_index=47,
     ),
 )
-FAMILIES = {family.name: family for family in (*DECODERS, *ENCODERS, *ENCODER_DECODERS, *MULTIMODAL)}
+LINEAR_ATTENTION = {f"linear_{part}": 2 for part in ("num_key_heads", "num_value_heads")}
+LINEAR_ATTENTION |= {f"linear_{part}_head_dim": 4 for part in ("key", "value")}
+MAMBA = {"mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 4, "n_groups": 1}
+FURTHER = (
+    _causal("gpt-neo", "GPTNeo", num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]], window_size=4),
+    _causal("cohere2", "Cohere2", head_dim=8, sliding_window=4),
+    _causal("smollm3", "SmolLM3"),
+    _causal("gpt-oss", "GptOss", **EXPERTS, head_dim=8, sliding_window=4),
+    _causal("qwen2-moe", "Qwen2Moe", **EXPERTS, shared_expert_intermediate_size=8, decoder_sparse_step=2),
+    _causal(
+        "qwen3-next",
+        "Qwen3Next",
+        **EXPERTS | LINEAR_ATTENTION | {"num_hidden_layers": 4},
+        head_dim=8,
+        shared_expert_intermediate_size=8,
+    ),
+    _family("llama4", "Llama4ForCausalLM", "Llama4TextConfig", **EXPERTS, head_dim=8, intermediate_size_mlp=16),
+    _causal("nemotron-h", "NemotronH", **MAMBA, hybrid_override_pattern="M-*-", head_dim=8),
+    _causal("recurrent-gemma", "RecurrentGemma", lru_width=16, head_dim=8, num_hidden_layers=3),
+    _causal(
+        "zamba2",
+        "Zamba2",
+        mamba_d_state=4,
+        mamba_headdim=8,
+        n_mamba_heads=4,
+        mamba_ngroups=1,
+        num_hidden_layers=4,
+        hybrid_layer_ids=[1, 3],
+        layers_block_type=["mamba", "hybrid"] * 2,
+        num_mem_blocks=1,
+    ),
+    _family("resnet", "ResNetForImageClassification", "ResNetConfig", "image", depths=[1, 1], hidden_sizes=[8, 16]),
+    _family("dinov2", "Dinov2Model", "Dinov2Config", "image", **VISION),
+    _family(
+        "paligemma",
+        "PaliGemmaForConditionalGeneration",
+        "PaliGemmaConfig",
+        "both",
+        text_config=SIZES | {"model_type": "gemma", "head_dim": 8},
+        vision_config=TOWER | {"model_type": "siglip_vision_model", "projection_dim": 16, "vision_use_head": False},
+        image_token_index=47,
+        projection_dim=16,
+    ),
+)
+COMMON = (*DECODERS, *ENCODERS, *ENCODER_DECODERS, *MULTIMODAL)
+FAMILIES = {family.name: family for family in (*COMMON, *FURTHER)}
 
 
 def save(

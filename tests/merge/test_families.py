@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mergeopt.merge.folder import merge_to_folder
 from mergeopt.merge.live import skeleton
 from tests.conftest import Weights, read_weights
 from tests.merge.conftest import prepared
-from tests.merge.families import DECODERS, FAMILIES, Family, inputs, save
+from tests.merge.families import COMMON, DECODERS, FAMILIES, FURTHER, Family, inputs, save
 
 LINEAR = """
 merge_method: linear
@@ -34,15 +35,26 @@ models:
 """
 
 
+FURTHER_STACKS = ["cohere2", "smollm3", "gpt-oss", "qwen2-moe", "qwen3-next", "llama4", "nemotron-h", "recurrent-gemma"]
+
+
+def with_slow(names: Iterable[str], further: Iterable[str]) -> list[Any]:
+    return [*names, *(pytest.param(name, marks=pytest.mark.slow) for name in further)]
+
+
 def linear_by_hand(models: list[Weights]) -> Weights:
     _, a, b = models
-    return {name: ((0.3 * a[name].double() + 0.9 * b[name].double()) / 1.2).float() for name in a}
+    mean = {name: ((0.3 * a[name].double() + 0.9 * b[name].double()) / 1.2).float() for name in a}
+    return {name: value if a[name].is_floating_point() else a[name] for name, value in mean.items()}
 
 
 def ties_by_hand(models: list[Weights]) -> Weights:
     base, *others = models
     merged = {}
     for name, start in base.items():
+        if not start.is_floating_point():
+            merged[name] = start
+            continue
         deltas = []
         for other, weight, density in zip(others, (0.7, 0.4), (0.6, 0.3), strict=True):
             delta = (other[name] - start).flatten()
@@ -80,7 +92,7 @@ def by_hand(weights: Weights, like: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", list(FAMILIES))
+@pytest.mark.parametrize("name", with_slow([f.name for f in COMMON], [f.name for f in FURTHER]))
 def test_a_merge_is_the_merge_by_hand(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     family = FAMILIES[name]
@@ -133,7 +145,7 @@ def operated(family: Family, first: Path, second: Path, start: int) -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", STACKED)
+@pytest.mark.parametrize("name", with_slow(STACKED, FURTHER_STACKS))
 def test_a_stack_computes_what_the_same_layers_do_in_memory(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     family = FAMILIES[name].deep(4)

@@ -30,6 +30,8 @@ models:
   - {model: b, parameters: {weight: 0.5, density: [{filter: mlp, value: 0.3}]}}
 """
 TIES = DARE.replace("dare_ties", "ties")
+DELLA = DARE.replace("dare_ties", "della")
+BREADCRUMBS = DARE.replace("dare_ties", "breadcrumbs_ties")
 SLERP = "merge_method: slerp\nbase_model: a\nmodels: [{model: b}]\nparameters: {t: [0.2, 0.8]}\n"
 UP = "model.layers.1.mlp.up_proj.weight"
 
@@ -51,7 +53,7 @@ def test_a_merged_folder_holds_everything(models: Path):
         "a": ["model.safetensors"], "b": ["model.safetensors"]}  # fmt: skip
 
 
-@pytest.mark.parametrize("text", [LINEAR, DARE, TIES, SLERP])
+@pytest.mark.parametrize("text", [LINEAR, DARE, TIES, DELLA, BREADCRUMBS, SLERP])
 def test_the_same_bytes_twice_and_with_any_number_of_threads(models: Path, text: str):
     torch.set_num_threads(2)
     try:
@@ -64,7 +66,7 @@ def test_the_same_bytes_twice_and_with_any_number_of_threads(models: Path, text:
     assert contents(models / "one") == contents(models / "two") == contents(models / "three")
 
 
-@pytest.mark.parametrize("method", [LINEAR, DARE, TIES, SLERP])
+@pytest.mark.parametrize("method", [LINEAR, DARE, TIES, DELLA, BREADCRUMBS, SLERP])
 def test_a_streamed_tensor_is_what_the_method_gives_in_memory(models: Path, method: str):
     result = merged(method, models / "out")
     of = prepared(method)
@@ -76,17 +78,21 @@ def test_a_streamed_tensor_is_what_the_method_gives_in_memory(models: Path, meth
         assert torch.equal(result[job.tensor], expected), job.tensor
 
 
-def test_tensors_of_several_chunks(models: Path):
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "della", "breadcrumbs", "slerp"])
+def test_tensors_of_several_chunks(models: Path, method: str):
     big = torch.randn(1030, 1100, generator=torch.Generator().manual_seed(0))
     base = {"model.embed_tokens.weight": big}
     write_model(models / "x", base, num_hidden_layers=0)
     write_model(models / "y", {n: t + 0.1 * torch.randn_like(t) for n, t in base.items()}, num_hidden_layers=0)
-    text = "merge_method: ties\nbase_model: x\nmodels: [{model: y}]\nparameters: {weight: 1, density: 0.3}\n"
+    text = f"merge_method: {method}\nbase_model: x\nmodels: [{{model: y}}]\n"
+    text += "parameters: {weight: 1, density: 0.3, t: 0.3}\n"
     result = merged(text, models / "out")
     y = read_weights(models / "y")["model.embed_tokens.weight"]
-    expected = METHODS["ties"]([y], big, weight=[1.0], density=[0.3])
+    values = {"t": 0.3} if method == "slerp" else {"weight": [1.0], "density": [0.3]}
+    expected = METHODS[method]([y], big, draws=Draws(0, "model.embed_tokens.weight"), **values)
     assert torch.equal(result["model.embed_tokens.weight"], expected)
-    assert int((expected != big).sum()) == int(0.3 * big.numel())
+    if method in ("ties", "breadcrumbs"):
+        assert int((expected != big).sum()) == int(0.3 * big.numel())
 
 
 def test_shards_in_and_out(models: Path):

@@ -13,7 +13,7 @@ from torch import Tensor
 from mergeopt.merge.folder import Prepared
 from mergeopt.merge.gradient import CoefficientGradient, contracting
 from mergeopt.merge.live import LiveModel
-from mergeopt.merge.plan import Job, Plan
+from mergeopt.merge.plan import Input, Job, Plan
 from mergeopt.merge.sources import FileSource, opened_readers
 from mergeopt.methods import METHODS
 from mergeopt.methods.draws import Draws
@@ -38,6 +38,7 @@ def recipe(method: str) -> str:
     """A value other than the default for every coefficient, as far as the method takes sources."""
     schema = METHODS[method].schema
     own = {p.name: (0.3, 0.6) for p in schema.parameters.values() if p.smooth and p.per_source}
+    own |= {"epsilon": (0.1, 0.2)} if "epsilon" in own else {}  # within the densities
     shared = {p.name: 0.4 for p in schema.parameters.values() if p.smooth and not p.per_source} | NEAR.get(method, {})
     models = ["a", "b"][: schema.max_sources]
     lines = [
@@ -71,10 +72,13 @@ def engine(live: LiveModel, plan: Plan, batches: int = 1) -> dict[Key, Tensor]:
 
 
 def differentiable(live: LiveModel, job: Job, plan: Plan, arguments: Mapping[str, Any]) -> Tensor:
-    """The merged tensor at once, by the method's plain form."""
-    inputs = [live.source.chunk(item, 0, live.view(job.tensor).numel()) for item in job.inputs]
-    base = None if job.base is None else live.source.chunk(job.base, 0, live.view(job.tensor).numel())
-    return METHODS[plan.method](inputs, base, draws=Draws(plan.seed, job.tensor), **arguments)
+    """The merged tensor at once, flat, by the method's plain form."""
+
+    def whole(item: Input) -> Tensor:
+        return live.source.chunk(item, 0, live.view(job.tensor).numel()).view(job.shape)
+
+    inputs, base = [whole(item) for item in job.inputs], None if job.base is None else whole(job.base)
+    return METHODS[plan.method](inputs, base, draws=Draws(plan.seed, job.tensor), **arguments).view(-1)
 
 
 def oracle(live: LiveModel, plan: Plan) -> dict[Key, Tensor]:

@@ -109,7 +109,7 @@ def plan_of(job: Job) -> Plan:
 
 
 def computed(job: Job, tensors: Mapping[Input, Tensor], refinement: Refinement, block: int = 1 << 16) -> Tensor:
-    source = Blocks({item: t.reshape(-1) for item, t in tensors.items()}, block)
+    source = Blocks({item: t.reshape(-1) for item, t in tensors.items()}, size=block)
     method = METHODS["task_arithmetic"]
     return torch.cat(list(compute(job, method, source, 0, refinement=refinement))).view(job.shape)
 
@@ -158,7 +158,7 @@ def test_gradients_are_those_of_the_formula(shape: tuple[int, ...], kind: str):
     deltas = {str(item.model): (tensors[item] - tensors[BASE]).double() for item in (ONE, TWO)}
     gradient = torch.randn(shape, generator=torch.Generator().manual_seed(9))
     (formula(tensors[BASE].double(), deltas, "w", values) * gradient).sum().backward()
-    source = Blocks({item: t.reshape(-1) for item, t in tensors.items()}, 6)
+    source = Blocks({item: t.reshape(-1) for item, t in tensors.items()}, size=6)
     mine = RefinementGradient(LiveModel(None, {"w": tensors[BASE]}, source), plan_of(job), kind)
     for part in (0.25, 0.75):  # contributions add
         mine(job, part * gradient)

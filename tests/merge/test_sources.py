@@ -6,7 +6,7 @@ import torch
 
 from mergeopt.errors import InputError
 from mergeopt.merge.layout import Input
-from mergeopt.merge.sources import FileSource, ResidentSource, facts, open_models, opened_readers
+from mergeopt.merge.sources import FileSource, ResidentSource, facts, open_models, opened_readers, resident_bytes
 from mergeopt.recipe.recipe import ModelRef
 from tests.conftest import llama_weights, read_weights, write_adapter, write_model
 
@@ -87,3 +87,21 @@ def test_files_and_memory_give_the_same_elements(models: Path):
             assert torch.equal(files.chunk(item, 5, 90), expected)
             assert torch.equal(resident.chunk(item, 5, 90), expected)
         assert torch.equal(files.chunk(items[0], 5, 90), resident.chunk(items[0], 5, 90))  # buffers differ per model
+
+
+def test_adapters_share_the_memory_of_their_model(models: Path):
+    base, refs = ModelRef("base"), [ModelRef("base", lora=f"lora{i}") for i in range(2)]
+    for ref in refs:
+        write_adapter(models / str(ref.lora), LORA, lora_alpha=3)
+    checkpoints = open_models([base, *refs], None)
+    items = [Input(ref, name) for ref in (base, *refs) for name in checkpoints[base].tensors]
+    resident = ResidentSource.load(items, checkpoints, torch.device("cpu"))
+    assert len({tensor.data_ptr() for tensor in resident.tensors.values()}) == len(checkpoints[base].tensors)
+    assert resident_bytes(checkpoints) == checkpoints[base].nbytes + 2 * 4 * 2 * (24 + 16)
+    with opened_readers(checkpoints) as readers:
+        files = FileSource(readers, checkpoints)
+        for item in items:
+            size = checkpoints[base].tensors[item.tensor].numel
+            for start, stop in ((0, size), (1, size), (5, min(90, size))):
+                assert torch.equal(files.chunk(item, start, stop), resident.chunk(item, start, stop))
+    assert torch.equal(resident.chunk(Input(base, UP), 0, 9), read_weights(models / "base")[UP].view(-1)[:9])

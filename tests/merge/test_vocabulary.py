@@ -11,9 +11,11 @@ from tokenizers import AddedToken
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
+from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.errors import InputError
+from mergeopt.merge.embeddings import vocabulary_tensors
 from mergeopt.merge.folder import merge_to_folder
-from tests.conftest import read_weights
+from tests.conftest import llama_weights, read_weights, write_adapter, write_model
 from tests.merge.conftest import merged, prepared
 from tests.speakers import Speaker, write_speaker, write_tokenizer
 
@@ -180,6 +182,32 @@ def test_every_vocabulary_tensor_of_an_encoder(tmp_path: Path, monkeypatch: pyte
     assert close(weights["out"][position], (a[position] + b[position]) / 2)
     loaded, said = BertForMaskedLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert loaded.config.vocab_size == 260 and not said["missing_keys"] and not said["mismatched_keys"]
+
+
+def test_an_adapter_in_another_vocabulary(speakers: Path):
+    """A view of a view: the adapter changes the layers, the vocabulary the rows; bfloat16 stays what is written."""
+    for name, seed in (("a", 1), ("b", 2)):
+        write_speaker(speakers / name, seed, [("h", "e"), ("x", "y")][:seed], [TURN], dtype=torch.bfloat16)
+    write_adapter(speakers / "lora", {"model.layers.0.self_attn.q_proj": (16, 16)})
+    out, _ = made(linear("a", "b+lora") + "tokenizer_source: union\n", speakers)
+    plain, _ = made(linear("a", "b") + "tokenizer_source: union\n", speakers)
+    assert {tensor.dtype for tensor in out.weights.values()} == {torch.bfloat16}
+    changed = [name for name, tensor in out.weights.items() if not torch.equal(tensor, plain.weights[name])]
+    assert changed == ["model.layers.0.self_attn.q_proj.weight"]
+
+
+def test_sizes_that_are_equal_by_chance(tmp_path: Path):
+    """A hidden size, or a table of positions, as long as the vocabulary has no tokens."""
+    weights = llama_weights() | {
+        name: torch.zeros(16, 16) for name in (*HEADS, "model.embed_positions.weight", "model.mixer.weight")
+    }
+    weights |= {"lm_head.bias": torch.zeros(16), "final_logits_bias": torch.zeros(1, 16)}
+    ambiguous = Checkpoint.open(write_model(tmp_path / "m", weights, vocab_size=16))
+    expected = {*HEADS, "lm_head.bias", "final_logits_bias"}
+    assert set(vocabulary_tensors(ambiguous)) == expected  # neither model.norm.weight [16] nor the mixer
+    longer = {name: torch.zeros(33, 16) for name in HEADS} | {"lm_head.bias": torch.zeros(33), "tail": torch.zeros(33)}
+    plain = Checkpoint.open(write_model(tmp_path / "n", weights | longer, vocab_size=33))
+    assert set(vocabulary_tensors(plain)) == {*HEADS, "lm_head.bias", "tail"}
 
 
 # files ---------------------------------------------------------------------------------------------------------------

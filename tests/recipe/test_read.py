@@ -271,11 +271,6 @@ def test_a_base_may_stand_in_the_slices():
     )
 
 
-def test_methods_of_mergekit_that_are_missing_are_not_misspelt_ones():
-    line = refusal(TIES.replace("ties", "della_linear"))
-    assert "'della_linear' of mergekit is not known here yet; known: arcee_fusion" in line
-
-
 def test_model_references():
     text = "merge_method: passthrough\nmodels: [{model: MODEL}]\n"
 

@@ -61,6 +61,7 @@ MODEL_TOKEN = "tokenizer: {{tokens: {{x: {{source: {{kind: model_token, {}}}}}}}
         ("tokenizer: {pad_to_multiple_of: 0}", ("tokenizer.pad_to_multiple_of", "greater than 0")),
         ("tokenizer: {tokens: [x]}", ("r.yml:4 tokenizer.tokens", "mapping")),
         ("tokenizer: {tokens: {x: b}}", ("r.yml:4 tokenizer.tokens.x", "mapping")),
+        ("tokenizer: {tokens: {x: {source: ''}}}", ("tokens.x.source", "is not a model")),
         ("tokenizer: {tokens: {x: {source: {kind: zeor}}}}", ("tokens.x.source", "did you mean 'zero'?")),
         ("tokenizer: {base_model: a}", ("r.yml:4 tokenizer.base_model", "without among")),
         (MODEL_TOKEN.format("model: a"), ("tokens.x.source", "either a token or a token_id")),

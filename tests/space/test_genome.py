@@ -92,6 +92,19 @@ def test_evaluation_is_read_as_tasks() -> None:
     assert translation.objective == [{"eval": "gsm8k", "metric": "acc", "weight": 1.0, "limit": 20}]
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dare_ties": "[dare_ties]"}, "unknown method"),
+        ({"layer_granularity: 4": "layer_granularity: .inf"}, "layer_granularity is inf"),
+        ({"layer_granularity: 4": "layer_granularity: .nan"}, "layer_granularity is nan"),
+    ],
+)
+def test_values_of_no_sense(change: dict[str, str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        translate_genome(evolve(**change), schemas=SCHEMAS, layers=8)
+
+
 def test_a_genome_is_checked_without_its_models() -> None:
     translation = translate_genome(evolve(), schemas=SCHEMAS, layers=None)
     said = [text for text in translation.notices if "needs the model" in text]
@@ -127,16 +140,3 @@ def test_a_base_may_be_a_mapping() -> None:
 def test_a_space_is_checked_without_its_models(text: str, problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         check_space(document(text), schemas=SCHEMAS)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"dare_ties": "[dare_ties]"}, "unknown method"),
-        ({"layer_granularity: 4": "layer_granularity: .inf"}, "layer_granularity is inf"),
-        ({"layer_granularity: 4": "layer_granularity: .nan"}, "layer_granularity is nan"),
-    ],
-)
-def test_values_of_no_sense(change: dict[str, str], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        translate_genome(evolve(**change), schemas=SCHEMAS, layers=8)

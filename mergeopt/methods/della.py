@@ -1,0 +1,151 @@
+"""DELLA: drop deltas at random, the small ones more often (Deep et al. 2024, arXiv 2406.11617)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergeopt.methods.chunks import Chunks
+from mergeopt.methods.draws import Draws
+from mergeopt.methods.kernels import PackedMask, at_least, below, sorted_rows
+from mergeopt.methods.method import merge_method
+from mergeopt.methods.steps import deltas, elected_mean, keep, norm_factors, task_sum
+
+_KEPT = 1 << 29  # elements whose masks are kept: 64 MiB
+
+
+def _refusal(coefficients: Mapping[str, Any]) -> str | None:
+    """Why these values cannot be meant: a probability outside (0, 1) for some rank."""
+    for density, epsilon in zip(coefficients["density"], coefficients["epsilon"], strict=True):
+        if 0 < density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
+            return f"density {density:g} ± epsilon {epsilon:g} leaves the open interval (0, 1)"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Drop:
+    """Masks of the tensor's sources, found chunk by chunk, and the factors [n] that restore the L1 norms.
+
+    Finding a mask takes a sort, so what measuring found is kept where it is small enough.
+    """
+
+    density: Sequence[float]
+    epsilon: Sequence[float]
+    factors: Tensor
+    masks: Sequence[PackedMask] = ()
+
+    def pruned(self, sources: Sequence[Tensor], base: Tensor, start: int, row: int, draws: Draws) -> list[Tensor]:
+        """δ_i · mask_i."""
+        result = []
+        for i, delta in enumerate(deltas(sources, base)):
+            if self.density[i] >= 1:
+                result.append(delta)
+            elif self.masks:
+                result.append(keep(delta, self.masks[i].get(start, delta.numel()).to(delta.device)))
+            else:
+                result.append(keep(delta, _mask(delta, row, draws.bits(i, start, delta), *self.shares(i))))
+        return result
+
+    def shares(self, i: int) -> tuple[float, float]:
+        return self.density[i], self.epsilon[i]
+
+
+def _drop(chunks: Chunks, density: Tensor, epsilon: Tensor, rescale: bool, draws: Draws) -> _Drop:
+    n = density.numel()
+    drop = _Drop(density.tolist(), epsilon.tolist(), torch.ones(n, dtype=torch.float64))
+    if not rescale or all(d >= 1 for d in drop.density):
+        return drop
+    masks = [PackedMask(chunks.numel) for _ in range(n)] if n * chunks.numel <= _KEPT else []
+
+    def pruned(sources: Sequence[Tensor], base: Tensor, start: int) -> list[Tensor]:
+        found = drop.pruned(sources, base, start, chunks.row, draws)
+        for mask, kept in zip(masks, found, strict=False):
+            mask.put(start, kept != 0)  # a delta of zero is as good dropped
+        return found
+
+    return replace(drop, factors=norm_factors(chunks, pruned), masks=masks)
+
+
+def _mask(delta: Tensor, row: int, draws: Tensor, density: float, epsilon: float) -> Tensor:
+    """Mask [b] of whole rows: an element of rank r of n in its row is kept with density − ε + 2ε·r/(n−1).
+
+    Its draw u would keep it from rank R = ⌊(u − density + ε)(n−1)/2ε⌋ + 1 on (from 0 where u < density − ε). So not
+    every element's rank is found, but its key compared with the row's R-th; keys are magnitude and place, no two equal.
+
+    Args:
+        delta: [b].
+        row: n.
+        draws: Uniform int32 [b].
+        density: At least 0; nothing is kept at 0.
+        epsilon: Negative ones keep the small elements more often.
+    """
+    u = draws.view(-1, row)
+    spread = abs(epsilon) if row > 1 and density > 0 else 0.0
+    possible = below(u, _limit(density + spread))
+    if spread == 0:
+        return possible.view(-1)
+    places = torch.arange(row, device=delta.device)
+    keys = (delta.detach().float().abs().view(torch.int32).view(-1, row).long() << 32).bitwise_or_(places)
+    if epsilon < 0:
+        keys = ~keys
+    share = u.float().mul_(2.0**-32).add_(0.5 - density + spread)
+    least = share.mul_((row - 1) / (2 * spread)).floor_().add_(1).clamp_(0, row - 1).long()
+    return (at_least(keys, sorted_rows(keys).gather(1, least)) & possible).view(-1)
+
+
+def _limit(share: float) -> int:
+    """Draws below it are this share of all."""
+    return int(min(max(share, 0.0), 1.0) * (1 << 32)) - (1 << 31)
+
+
+@merge_method(measure=_drop, refuses=_refusal)
+def della(
+    sources: Sequence[Tensor],
+    base: Tensor,
+    weight: Tensor,
+    density: Tensor | float = 1.0,
+    epsilon: Tensor | float = 0.15,
+    *,
+    normalize: bool = True,
+    rescale: bool = True,
+    lambda_: float = 1.0,
+    whole: _Drop,
+    start: int,
+    row: int,
+    draws: Draws,
+) -> Tensor:
+    """TIES' sign election on deltas dropped at random, the small ones more often.
+
+    In each row (the last axis) of δ_i the element of rank r = 0 … n−1 by magnitude, equal ones in index order, is kept
+    with probability density_i − ε_i + 2ε_i·r/(n−1), a row of one element with density_i; all at density 1, none at 0.
+    Then as dare_ties: s = sign(Σ w_i δ_i) per element, base + λ Σ over the agreeing of w_i δ_i, divided by the sum of
+    their w_i where `normalize`; `rescale` restores each delta's L1 norm.
+    """
+    kept = whole.pruned(sources, base, start, row, draws)
+    return base + elected_mean(kept, weight, whole.factors, normalize, lambda_)
+
+
+@merge_method(measure=_drop, refuses=_refusal)
+def della_linear(
+    sources: Sequence[Tensor],
+    base: Tensor,
+    weight: Tensor,
+    density: Tensor | float = 1.0,
+    epsilon: Tensor | float = 0.15,
+    *,
+    normalize: bool = False,
+    rescale: bool = True,
+    lambda_: float = 1.0,
+    whole: _Drop,
+    start: int,
+    row: int,
+    draws: Draws,
+) -> Tensor:
+    """Task arithmetic on deltas dropped at random, the small ones more often: base + λ Σ w_i drop(δ_i).
+
+    Masks as in della; `normalize` divides by Σ w_i.
+    """
+    kept = whole.pruned(sources, base, start, row, draws)
+    return base + task_sum(kept, weight, whole.factors, normalize, lambda_)
