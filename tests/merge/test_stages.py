@@ -7,6 +7,7 @@ from textwrap import dedent
 
 import pytest
 import torch
+from tokenizers import AddedToken
 
 from mergeopt.errors import InputError, MergeoptError
 from mergeopt.merge import stages as module
@@ -14,7 +15,8 @@ from mergeopt.merge.stages import PreparedChain, merge_stages, prepare_stages
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.document import parse_documents, read_documents
 from mergeopt.recipe.stages import read_stages
-from tests.conftest import llama_weights, read_weights, write_model
+from tests.conftest import llama_weights, read_weights, write_adapter, write_model
+from tests.speakers import Speaker, write_speaker
 
 CHAIN = """\
 name: half
@@ -115,3 +117,37 @@ def test_stages_are_called_as_they_like_and_do_not_overwrite_models(work: Path) 
     assert len(names) == 2 and all("/" not in name and not name.startswith(".") for name in names)
     with pytest.raises(InputError, match="base: holds a model that is no stage"):
         merge_stages(prepared(CHAIN.replace("half", "base")), work / "x", folder=work, keep=True)
+
+
+def test_a_stage_speaks_the_vocabulary_that_it_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    turn = AddedToken("<|turn|>", special=True, normalized=False)
+    write_speaker(tmp_path / "a", 1)
+    write_speaker(tmp_path / "b", 2, [("h", "e")], [turn])
+    text = """\
+    name: both
+    merge_method: linear
+    models: [{model: a}, {model: b}]
+    parameters: {weight: 1}
+    tokenizer_source: union
+    ---
+    merge_method: linear
+    models: [{model: both}, {model: b}]
+    parameters: {weight: 1}
+    tokenizer_source: union
+    """
+    made(prepared(text), tmp_path / "out")
+    both, out = Speaker(tmp_path / "stages" / "both"), Speaker(tmp_path / "out")
+    assert out.has("<|turn|>") and set(out.ids) == set(both.ids)
+    b = Speaker(tmp_path / "b")
+    expected = (both.row("<|turn|>", "lm_head.weight") + b.row("<|turn|>", "lm_head.weight")) / 2
+    torch.testing.assert_close(out.row("<|turn|>", "lm_head.weight"), expected)
+
+
+def test_a_stage_may_bear_an_adapter(work: Path) -> None:
+    write_adapter(work / "lora", {"model.layers.0.mlp.up_proj": (24, 16)})
+    made(prepared(CHAIN), work / "plain")
+    made(prepared(CHAIN.replace("base_model: deep", "base_model: deep+lora")), work / "out")
+    plain, got = read_weights(work / "plain"), read_weights(work / "out")
+    changed = {name for name, t in got.items() if not torch.equal(t, plain[name])}
+    assert changed == {"model.layers.0.mlp.up_proj.weight"}
