@@ -162,14 +162,14 @@ def merge_to_folder(
         return Merged(found, notices)
 
 
-def hash_merge(prepared: Prepared, progress: Progress | None = None) -> dict[str, str]:
-    """The hash of every output tensor, as in the lock file; nothing is written.
+def hash_merge(prepared: Prepared, progress: Progress | None = None, execute: Execute = stream) -> dict[str, str]:
+    """The hash of every output tensor, as in the lock file; nothing is written. `execute` is what computes.
 
     Raises:
         InputError, MergeoptError: what reading and merging met.
     """
     hasher = Hasher(outputs(prepared.plan))
-    stream(prepared.plan, prepared.checkpoints, hasher, progress, prepared.refinement)
+    execute(prepared.plan, prepared.checkpoints, hasher, progress, prepared.refinement)
     for checkpoint in prepared.checkpoints.values():
         checkpoint.check_unchanged()
     return _marked(hasher.digests())

@@ -52,6 +52,7 @@ class Lock:
         recipe: Of ``recipe.yaml``; None as above.
         refinement: Of the numbers below the tensor, where there are any.
         portability: How mergekit's model from the same recipe compares.
+        match: Of a merge as mergekit does it: its `random_seed` and torch's `threads`.
         versions, machine, tool: What computed.
     """
 
@@ -63,6 +64,7 @@ class Lock:
     refinement: str | None
     portability: str
     commits: Mapping[str, str] = field(default_factory=dict)
+    match: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=versions)
     machine: str | None = field(default_factory=machine)
     tool: str = mergeopt.__version__
@@ -119,10 +121,24 @@ def _parsed(data: Mapping[str, Any], where: str) -> Lock:
         refinement=_one(data.get("refinement"), "refinement", where),
         portability=str(data.get("portability")),
         commits={str(k): str(v) for k, v in _typed(data.get("commits", {}), dict, "commits", where).items()},
+        match=None if data.get("match") is None else _matched(data["match"], where),
         versions={str(k): str(v) for k, v in _typed(data.get("versions", {}), dict, "versions", where).items()},
         machine=None if data.get("machine") is None else str(data["machine"]),
         tool=str(data.get("mergeopt")),
     )
+
+
+def _matched(data: Any, where: str) -> Mapping[str, Any]:
+    """Of mergekit's arithmetic: its seed, or None, and torch's threads."""
+    match = _typed(data, dict, "match", where)
+    if type(match.get("random_seed")) not in (int, type(None)):
+        raise InputError(
+            f"match.random_seed is {match['random_seed']!r}", where=where, remedy="it is damaged; merge again"
+        )
+    return {
+        "random_seed": match.get("random_seed"),
+        "threads": _typed(match.get("threads"), int, "match.threads", where),
+    }
 
 
 def _typed(value: Any, kind: type, what: str, where: str) -> Any:

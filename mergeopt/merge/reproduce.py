@@ -5,11 +5,13 @@ the merge gives now. Where one differs from the other two, that one is to blame.
 """
 
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+
+import torch
 
 import mergeopt
 from mergeopt.checkpoint.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint
@@ -19,8 +21,9 @@ from mergeopt.checkpoint.sink import Comparer, Distance
 from mergeopt.errors import InputError, did_you_mean, placed
 from mergeopt.merge.folder import Prepared, hash_merge, merge_to_folder, outputs, prepare, write_side_files
 from mergeopt.merge.lock import LOCK_FILE, Hashes, Lock, machine, versions
+from mergeopt.merge.mergekit_mode import Match
 from mergeopt.merge.sources import Checkpoints, open_models
-from mergeopt.merge.stream import stream
+from mergeopt.merge.stream import Execute, stream
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.document import read_document
 from mergeopt.recipe.read import read_recipe
@@ -88,16 +91,19 @@ def reproduce(folder: Path, moved: Mapping[str, Path], bar: Bars, *, out: Path |
     reading = read_recipe(read_document(folder / RECIPE_FILE), SCHEMAS)
     with placed(str(folder / RECIPE_FILE)):
         prepared = prepare(reading.recipe, _find_models(reading.recipe, moved, folder))
+    match = Match(lock.match["random_seed"]) if lock.match else None
+    prepared = match.prepared(prepared) if match else prepared
+    execute = match.execution(prepared) if match else stream
     weights = _weights(folder)
     _check_inputs(lock, prepared.checkpoints, bar)
-    with bar("merging again", prepared.plan.nbytes) as progress:
-        made, side_files = _made(prepared, out, progress)
+    with bar("merging again", prepared.plan.nbytes) as progress, _threads(lock):
+        made, side_files = _made(prepared, out, progress, execute, match)
     held = None if weights is None else _held(weights, prepared, bar)
     tensors = _compare(lock.outputs, held, made, tensor=True)
     files: tuple[Difference, ...] = ()
     if lock.side_files is not None:
         files = _compare(lock.side_files, _held_files(folder, weights), side_files, tensor=False)
-    if weights is not None:
+    if weights is not None and match is None:  # mergekit's draws go on from tensor to tensor
         tensors = _with_distances(tensors, prepared, weights)
     notices = _notices(lock, prepared, folder, weights, changed=bool(tensors or files))
     return Comparison(len(made), len(lock.side_files or ()), (*tensors, *files), notices)
@@ -159,14 +165,28 @@ def _check_inputs(lock: Lock, checkpoints: Checkpoints, bar: Bars) -> None:
         )
 
 
-def _made(prepared: Prepared, out: Path | None, progress: Progress) -> tuple[Hashes, Hashes]:
+@contextmanager
+def _threads(lock: Lock) -> Iterator[None]:
+    """As many of torch's threads as mergekit's arithmetic depended on."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(lock.match["threads"] if lock.match else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _made(
+    prepared: Prepared, out: Path | None, progress: Progress, execute: Execute, match: Match | None
+) -> tuple[Hashes, Hashes]:
     """Hashes of the tensors and of the side files of the merge made again."""
     if out is not None:
-        again = merge_to_folder(prepared, out, progress=progress).lock
+        also = match.lock_entries if match else None
+        again = merge_to_folder(prepared, out, progress=progress, execute=execute, lock_also=also).lock
         return again.outputs, again.side_files or {}
     with tempfile.TemporaryDirectory(prefix="mergeopt-") as scratch:
         side_files = write_side_files(prepared, Path(scratch))
-    return hash_merge(prepared, progress), side_files
+    return hash_merge(prepared, progress, execute), side_files
 
 
 def _held(weights: Checkpoint, prepared: Prepared, bar: Bars) -> Hashes:

@@ -15,3 +15,6 @@ def test_merge_as_mergekit(work: Path, tmp_path: Path) -> None:
     assert call("merge", file, tmp_path / "out", "--match", "mergekit", "--random-seed", 3).exit_code == 0
     lock = json.loads((tmp_path / "out" / "recipe.lock.json").read_text())
     assert lock["match"]["random_seed"] == 3
+    assert call("reproduce", tmp_path / "out").exit_code == 0
+    assert call("reproduce", tmp_path / "out", "--out", tmp_path / "again").exit_code == 0
+    assert call("reproduce", tmp_path / "again").exit_code == 0
