@@ -264,7 +264,10 @@ class Study:
         second = [(c, s) for c in known if (s := self.book.score(c, "select")) is not None]
         winner = choose(first, second, reference)
         if winner.kind != "learned":
-            self.listener(Notice(f"no finalist beats {winner.name!r} on the select items: it is what is returned"))
+            text = f"no finalist beats {winner.name!r} on the select items: it is what is returned"
+            if self.learner is not None and self.job.file.optimize.portable:
+                text += "; --set optimize.portable=false learns more than a mergekit recipe can say"
+            self.listener(Notice(text))
         return winner
 
     def _finalists(self, trials: Sequence[Trial]) -> list[Contender]:
