@@ -42,6 +42,8 @@ def merge(
     from mergeopt.methods import SCHEMAS
     from mergeopt.recipe.document import read_documents
     from mergeopt.recipe.stages import read_stages
+    from mergeopt.report.card.keep import write_card
+    from mergeopt.report.card.merged import merge_card
 
     stages = read_stages([document for path in recipes for document in read_documents(path)], SCHEMAS)
     warn(stages.notices, strict=strict)
@@ -59,7 +61,8 @@ def merge(
             reused=None if quiet else lambda name: warn([f"the stage {name!r} stands already and is used again"]),
             strict=strict,
         )
-    warn(notices)
+    kept = write_card(out, merge_card(chain, out.resolve().name))
+    warn([*notices, kept] if kept else notices)
     if not quiet:
         made = f"{len(chain.stages)} stages, " if len(chain.stages) > 1 else ""
         say(f"{made}{len(chain.final.plan.jobs)} tensors by {chain.final.recipe.method} -> {out}")

@@ -60,14 +60,16 @@ def search(
 
 def _clear(out: Path) -> None:
     """Takes away an earlier study and what would pass for the result of the new one."""
+    from mergeopt.report.card.keep import remove_card
     from mergeopt.study.lock import StudyLock
 
     if (out / "search").is_dir():
         StudyLock(out / "search" / "lock").release()  # refuses while another process writes it
         shutil.rmtree(out / "search")
-    stale = ("result.json", "recipe.yaml", "mergekit_config.yml", "recipe.lock.json", "README.md", "config.json")
+    stale = ("result.json", "recipe.yaml", "mergekit_config.yml", "recipe.lock.json", "config.json")
     for name in stale:
         (out / name).unlink(missing_ok=True)
+    remove_card(out)
 
 
 def _run(job: Any, out: Path, compute: Any, *, resume: bool, quiet: bool, as_json: bool) -> None:

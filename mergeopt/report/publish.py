@@ -11,8 +11,9 @@ from mergeopt.merge.plan import make_plan
 from mergeopt.merge.sources import facts
 from mergeopt.methods import SCHEMAS
 from mergeopt.optimizers import VERSION
-from mergeopt.report.card import model_card
-from mergeopt.study.events import Listener, Phase, Written
+from mergeopt.report.card.keep import write_card
+from mergeopt.report.card.searched import model_card
+from mergeopt.study.events import Listener, Notice, Phase, Written
 from mergeopt.study.job import SearchJob
 from mergeopt.study.log import plain
 from mergeopt.study.search import Found
@@ -48,7 +49,9 @@ def publish(found: Found, job: SearchJob, out: Path, listener: Listener) -> None
         lock_also={"items": items, "auto": VERSION},
     )
     write_text(out / "result.json", result_text(found, job))
-    write_text(out / "README.md", model_card(found, job))
+    kept = write_card(out, model_card(found, job, out.resolve().name))
+    if kept:
+        listener(Notice(kept))
 
 
 def result_text(found: Found, job: SearchJob) -> str:

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mergeopt.errors import visible
+from mergeopt.report.card.markdown import markdown_text
 from mergeopt.scoring.statistics import PairedDifference
 from mergeopt.study.evaluation import ModelRow
 from mergeopt.study.result import Cell, Result, Row
@@ -133,15 +134,6 @@ def verdict(result: Result, names: Mapping[str, str] = EMPTY) -> list[str]:
         f"{result.trials} trials ({result.failed} failed){steps} in {result.seconds:.0f} s, {result.tokens:,} tokens"
     )
     return lines
-
-
-def markdown_text(text: str) -> str:
-    """Text that Markdown and HTML leave as it is."""
-    for sign in "\\`*_{}[]#|~":
-        text = text.replace(sign, f"\\{sign}")
-    for sign in "&<>":
-        text = text.replace(sign, f"&#{ord(sign)};")
-    return " ".join(text.split())
 
 
 def eval_table(rows: Sequence[ModelRow]) -> Table:

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from mergeopt.recipe.recipe import ModelRef
-from mergeopt.report.card import card_name, is_from_hub
+from mergeopt.report.card.naming import card_name, is_from_hub
 from mergeopt.report.dryrun import dry_run_lines
 from mergeopt.study.evaluation import evaluate_models
 from mergeopt.study.workbench import Compute
@@ -40,12 +40,15 @@ def test_the_card(work: Path, tmp_path: Path) -> None:
     text = (outcome.out / "README.md").read_text()
     assert str(tmp_path) not in text and "secret" not in text and str(work) not in text and "zoo/" not in text
     card = ModelCard(text)
-    assert card.data.to_dict() == {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["merge", "mergekit", "mergeopt"],
-    }
-    for heading in ("## Merge Details", "### Merge Method", "### Models Merged", "### Configuration"):
+    front = card.data.to_dict()
+    assert [front.pop(key) for key in ("library_name", "pipeline_tag", "tags", "license")] == [
+        "transformers", "text-generation", ["merge", "mergekit", "mergeopt"], "unknown",
+    ]  # fmt: skip
+    assert front.keys() == {"model-index"}
+    winner = outcome.found.result.row(outcome.found.result.winner)
+    found = {(each.dataset_type, each.metric_type): each.metric_value for each in card.data.eval_results}
+    assert found == {(name, "bits_per_byte"): round(cell.value, 4) for name, cell in winner.evals.items()}
+    for heading in ("## Merge Details", "### Merge Method", "### Models Merged", "### Configuration", "### License"):
         assert heading in text
     configuration = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     assert {m["model"] for m in configuration["models"]} <= {"local:upper", "local:so|rt_*x*", "local:base"}

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from mergeopt.recipe.settings import resolve
-from mergeopt.report.card import model_card
+from mergeopt.report.card.searched import model_card
 from tests.conftest import read_weights
 from tests.study.family import TASKS, hole, search_data
 from tests.study.test_search import search
