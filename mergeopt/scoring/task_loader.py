@@ -43,18 +43,8 @@ class TaskLoader:
             InputError: Broken YAML, missing data, an unknown name, code that is not trusted, a group of tasks.
         """
         where = str(path) if path is not None else f"eval {entry.eval}"
-        with _quiet():
-            spec = self._from_file(path) if path is not None else self._from_index(entry.eval)
-            manager = self._files if path is not None else self._index
-            try:
-                with rendered_by(self._templates):
-                    tasks = manager.load([spec])["tasks"]
-            except InputError:
-                raise
-            except Exception as error:  # datasets, jinja and the hub each have their own exceptions
-                if isinstance(spec, dict):
-                    check_data(spec)
-                raise InputError(_load_failure(error), where=where) from error
+        spec, loaded = self.whole(entry.eval, path)
+        tasks = loaded["tasks"]
         if len(tasks) != 1:
             names = ", ".join(sorted(tasks)[:8])
             raise InputError(f"a group of {len(tasks)} evals: {names}", where=where, remedy="name its evals one by one")
@@ -62,6 +52,26 @@ class TaskLoader:
         if getattr(task, "UNSAFE_CODE", False) and not self._trust_code:
             raise InputError("this eval runs code that the model writes", where=where, remedy="--trust-eval-code")
         return EvalTask(task, entry, self._templates, local=isinstance(spec, dict) and is_local(spec), where=where)
+
+    def whole(self, name: str, path: Path | None) -> tuple[str | dict[str, Any], dict[str, Any]]:
+        """What lm-eval makes of a task or a group, and what it was asked for.
+
+        Raises:
+            InputError: As `load`, but for groups and code that a model writes.
+        """
+        where = str(path) if path is not None else f"eval {name}"
+        with _quiet():
+            spec = self._from_file(path) if path is not None else self._from_index(name)
+            manager = self._files if path is not None else self._index
+            try:
+                with rendered_by(self._templates):
+                    return spec, manager.load([spec])
+            except InputError:
+                raise
+            except Exception as error:  # datasets, jinja and the hub each have their own exceptions
+                if isinstance(spec, dict):
+                    check_data(spec)
+                raise InputError(_load_failure(error), where=where) from error
 
     def _from_file(self, path: Path) -> dict[str, Any]:
         origin = find_spec("lm_eval")
