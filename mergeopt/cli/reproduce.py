@@ -1,4 +1,4 @@
-"""`mergeopt reproduce DIR`"""
+"""`mergeopt reproduce DIR` and `published:NAME`"""
 
 import json
 from dataclasses import asdict
@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from mergeopt.cli.common import check_out, command, say, warn
+from mergeopt.cli.published import PREFIX, reproduce_published, show_list
 from mergeopt.errors import InputError
 
 SMALL = 16  # ulp: what another order of rounding can do
@@ -16,23 +17,60 @@ LISTED = 20  # tensors printed per kind of difference; --json has all
 
 @command
 def reproduce(
-    folder: Path = typer.Argument(metavar="DIR", help="A folder that `merge` or `search` wrote."),
+    folder: str = typer.Argument(
+        None, metavar="DIR", help="A folder that `merge` or `search` wrote, or published:NAME (or :FILE)."
+    ),
     models: list[str] = typer.Option([], "--models", help="Where a model is now, NAME=FOLDER; may be repeated."),
     out: Path = typer.Option(None, "--out", help="Keep the merge made again in this folder."),
     force: bool = typer.Option(False, "--force", help="Write into an --out folder that is not empty."),
+    listed: bool = typer.Option(False, "--list", help="The published merges."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Published: what it would download and need."),
+    evaluate: bool = typer.Option(True, "--eval/--no-eval", help="Published: measure it and its parents."),
+    limit: int = typer.Option(0, "--limit", min=0, help="Published: items per eval; 0 means all."),
+    device: str = typer.Option("auto", "--device"),
+    dtype: str = typer.Option("auto", "--dtype", help="Published: evaluate in this; auto: the model's own."),
+    batch_size: str = typer.Option("auto", "--batch-size"),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but errors."),
     as_json: bool = typer.Option(False, "--json", help="JSON instead of text."),
 ) -> None:
-    """Merge again and compare with DIR, tensor by tensor. Exit code 0: the same bytes, 1: not, 2: bad input."""
+    """Merge again and compare with DIR, tensor by tensor; or make a published merge and put claims beside it.
+
+    Exit code 0: the same bytes (published: it was made), 1: not, 2: bad input.
+    """
+    if listed:
+        show_list(as_json=as_json)
+        return
+    if folder is None:
+        raise InputError("no DIR given", remedy="give a model folder, or see `mergeopt reproduce --list`")
+    if folder.startswith(PREFIX):
+        reproduce_published(
+            folder.removeprefix(PREFIX),
+            _moved(models),
+            out,
+            force=force,
+            dry_run=dry_run,
+            evaluate=evaluate,
+            limit=limit,
+            compute_words=(device, dtype, batch_size),
+            quiet=quiet,
+            as_json=as_json,
+        )
+        return
+    if dry_run:
+        raise InputError("--dry-run is for published:NAME", remedy="leave it out: nothing is written without --out")
+    _compare(Path(folder), _moved(models), out, force=force, quiet=quiet, as_json=as_json)
+
+
+def _compare(
+    folder: Path, moved: dict[str, Path], out: Path | None, *, force: bool, quiet: bool, as_json: bool
+) -> None:
     if out is not None:
         check_out(out, force=force)
 
     from mergeopt.cli.display import byte_bar
     from mergeopt.merge.reproduce import reproduce as compare
 
-    found = compare(
-        folder, _moved(models), lambda words, total: byte_bar(words, total, quiet=quiet or as_json), out=out
-    )
+    found = compare(folder, moved, lambda words, total: byte_bar(words, total, quiet=quiet or as_json), out=out)
     if as_json:
         differs = [asdict(each) | {"blame": each.blame.name.lower()} for each in found.differences]
         row = asdict(found) | {"folder": str(folder), "equal": not differs, "differences": differs}

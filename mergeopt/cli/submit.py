@@ -46,7 +46,7 @@ def submit(
     from mergeopt.cli.display import byte_bar
     from mergeopt.report.submit.bundle import write_bundle
     from mergeopt.report.submit.checks import Subject, checks
-    from mergeopt.report.submit.evidence import Evidence, read_evidence
+    from mergeopt.report.submit.evidence import Evidence, keep_evidence, read_evidence
     from mergeopt.report.submit.hub import Benchmark
 
     asked = [Benchmark.parse(text) for text in benchmarks]
@@ -65,9 +65,10 @@ def submit(
             say(_plan(place, tasks, results, push, public=public))
         return
     if tasks:
-        with _bars(shown=not as_json):
+        with lm_eval_bars(shown=not as_json):
             measured = _run(folder, tasks, device, dtype, batch_size, limit, chat_template, trust_eval_code)
         evidence = Evidence(measured, measured.pop("samples", {}))
+        keep_evidence(evidence, folder / "lm_eval")
     name = folder.resolve().name
     bundle = write_bundle(subject, place, name=name, evidence=evidence, benchmarks=asked, texts=texts)
     report |= {"bundle": str(place), "files": dict(bundle.files)} | _scores(evidence, as_json=as_json)
@@ -79,7 +80,7 @@ def submit(
 
 
 @contextmanager
-def _bars(*, shown: bool) -> Iterator[None]:
+def lm_eval_bars(*, shown: bool) -> Iterator[None]:
     """lm-eval shows its own progress, whatever it is told: on a terminal it may."""
     if shown and sys.stderr.isatty():
         yield
@@ -91,16 +92,19 @@ def _bars(*, shown: bool) -> Iterator[None]:
 def _run(
     folder: Path, tasks: str, device: str, dtype: str, batch_size: str, limit: int, chat: bool, trust: bool
 ) -> dict[str, Any]:
-    from mergeopt.scoring.harness import run_harness
+    from mergeopt.scoring.harness import load_tasks, run_harness
     from mergeopt.scoring.suite import find_task_file
     from mergeopt.study.evals import find_eval
     from mergeopt.study.workbench import Compute
 
     compute = Compute.parse(device, dtype, batch_size)
     names = [find_eval(name.strip(), None) for name in tasks.split(",") if name.strip()]
+    loaded = load_tasks([(name, find_task_file(name, None)) for name in names], trust_eval_code=trust)
+    for problem in loaded.problems.values():
+        raise problem
     return run_harness(
         folder,
-        [(name, find_task_file(name, None)) for name in names],
+        loaded,
         device=compute.device,
         dtype=compute.dtype,
         batch_size=compute.batch_size,

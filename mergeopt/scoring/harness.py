@@ -4,7 +4,8 @@ Everywhere else our own scorer is used, which is faster and gives the same numbe
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,42 @@ from mergeopt.scoring.tasks import FEWSHOT_SEED
 BOOTSTRAP = 100_000  # lm-eval's default
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """Tasks and groups as lm-eval holds them, ready to be asked of one model after another.
+
+    `called`: per name that was asked for, what the results call it; `problems`: why it could not be loaded.
+    """
+
+    parts: Mapping[str, Any]
+    called: Mapping[str, str]
+    problems: Mapping[str, InputError]
+
+
+def load_tasks(tasks: Sequence[tuple[str, Path | None]], *, trust_eval_code: bool = False) -> Loaded:
+    """Loads what can be loaded: names of tasks or groups, with the task file of those that have one."""
+    loader = TaskLoader(trust_code=trust_eval_code)
+    parts: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
+    problems, called = {}, {}
+    for name, path in tasks:
+        try:
+            found = loader.whole(name, path)[1]
+        except InputError as error:
+            problems[name] = error
+            continue
+        called[name] = next(iter(found.get("groups") or found["tasks"]))
+        for part in parts:
+            parts[part] |= found.get(part) or {}
+    for task in parts["tasks"].values():
+        if task.config.num_fewshot is None:
+            task.config.num_fewshot = 0
+        task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    return Loaded(parts, called, problems)
+
+
 def run_harness(
     folder: Path,
-    tasks: Sequence[tuple[str, Path | None]],
+    loaded: Loaded,
     *,
     device: torch.device,
     dtype: torch.dtype | None,
@@ -33,34 +67,26 @@ def run_harness(
 
     Args:
         folder: The model's.
-        tasks: Names of tasks or groups, with the task file of those that have one.
+        loaded: What to ask.
         device: Where the model runs.
         dtype: It runs in this; None: as it is stored.
         batch_size: None: 8.
         limit: Items per task.
         chat_template: Ask in the model's chat template, examples as turns of their own.
-        trust_eval_code: Let tasks run local code.
+        trust_eval_code: Let tasks run code that the model writes.
 
     Raises:
-        InputError: a task that cannot be loaded (its data is not on disk, a package is missing), a model that
-            transformers cannot load.
+        InputError: a model that transformers cannot load, code that is not trusted.
     """
     from lm_eval import evaluate
 
-    loader = TaskLoader(trust_code=trust_eval_code)
-    loaded: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
-    for name, path in tasks:
-        found = loader.whole(name, path)[1]
-        for part, things in loaded.items():
-            things |= found.get(part) or {}
-    for task in loaded["tasks"].values():
-        if task.config.num_fewshot is None:
-            task.config.num_fewshot = 0
-        task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    unsafe = [name for name, task in loaded.parts["tasks"].items() if getattr(task, "UNSAFE_CODE", False)]
+    if unsafe and not trust_eval_code:
+        raise InputError(f"{unsafe[0]} runs code that the model writes", remedy="allow it with --trust-eval-code")
     model = _model(folder, device, dtype, batch_size or 8)
     found = evaluate(
         model,
-        loaded,
+        dict(loaded.parts),
         limit=limit,
         bootstrap_iters=BOOTSTRAP,
         apply_chat_template=chat_template,

@@ -6,10 +6,8 @@ if asked for. It appears whole or not at all.
 """
 
 import hashlib
-import json
 import os
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ from mergeopt.merge.refinement import SIDECAR
 from mergeopt.recipe.document import read_documents
 from mergeopt.recipe.write import to_yaml
 from mergeopt.report.submit.checks import Subject
-from mergeopt.report.submit.evidence import Evidence
+from mergeopt.report.submit.evidence import Evidence, json_text
 from mergeopt.report.submit.hub import Benchmark, eval_results
 from mergeopt.report.submit.leaderboard import average, leaderboard_points
 
@@ -110,20 +108,20 @@ def _texts(
         if benchmarks:
             raise InputError("--benchmark needs results", remedy="give --tasks or --results")
         return made
-    stamp = _stamp(evidence)
+    stamp = evidence.stamp
     made |= {
         f".eval_results/{file}": to_yaml(entries)
         for file, entries in eval_results(
             evidence.scores, benchmarks, date=stamp[:10], notes=_notes(evidence.results)
         ).items()
     }
-    made[f"lm_eval/results_{stamp}.json"] = _json_text(evidence.public(name))
+    made[f"lm_eval/results_{stamp}.json"] = json_text(evidence.public(name))
     for task, samples in evidence.public_samples(texts=texts).items():
-        made[f"lm_eval/samples_{task}_{stamp}.jsonl"] = "".join(_json_text(line, indent=None) for line in samples)
+        made[f"lm_eval/samples_{task}_{stamp}.jsonl"] = "".join(json_text(line, indent=None) for line in samples)
     points = leaderboard_points(evidence.scores)
     if points:
         rows = {task: {"raw": each.raw, "points": each.points} for task, each in points.items()}
-        made["lm_eval/open_llm_leaderboard_v2.json"] = _json_text({"tasks": rows, "average": average(points)})
+        made["lm_eval/open_llm_leaderboard_v2.json"] = json_text({"tasks": rows, "average": average(points)})
     return made
 
 
@@ -138,9 +136,9 @@ def _records(subject: Subject) -> dict[str, str]:
         lock = public(read_json_object(subject.folder / LOCK_FILE))
         if lock.get("recipe") and RECIPES[0] in made:
             lock["recipe"] = hash_of(made[RECIPES[0]].encode())
-        made[LOCK_FILE] = _json_text(lock)
+        made[LOCK_FILE] = json_text(lock)
     if (subject.folder / "result.json").is_file():
-        made["result.json"] = _json_text(public(read_json_object(subject.folder / "result.json")))
+        made["result.json"] = json_text(public(read_json_object(subject.folder / "result.json")))
     return made
 
 
@@ -150,22 +148,6 @@ def _notes(results: Mapping[str, Any]) -> dict[str, str]:
     more = ", with chat template" if config.get("apply_chat_template") else ""
     more += f", first {config['limit']} items only" if config.get("limit") else ""
     return {task: f", {count}-shot{more}" for task, count in shots.items()}
-
-
-def _stamp(evidence: Evidence) -> str:
-    """When it was measured, as lm-eval writes it into names."""
-    date = evidence.results.get("date")
-    moment = float(date) if isinstance(date, int | float) else time.time()
-    return time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime(moment))
-
-
-def _json_text(data: Any, indent: int | None = 1) -> str:
-    return json.dumps(data, indent=indent, ensure_ascii=False, default=_plain) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """Numbers of numpy as numbers, anything else as text (functions and dtypes stand in lm-eval's configs)."""
-    return value.item() if hasattr(value, "item") else getattr(value, "__name__", None) or type(value).__name__
 
 
 def _link(source: Path, target: Path) -> None:

@@ -6,12 +6,14 @@ scores, what they depend on, and per item the outcome and the hashes of question
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mergeopt.errors import InputError
+from mergeopt.files import write_text
 from mergeopt.report.card.naming import last_part
 
 KEPT = (
@@ -43,6 +45,13 @@ class Evidence:
             for task, found in self.results["results"].items()
             if isinstance(found, dict)
         }
+
+    @property
+    def stamp(self) -> str:
+        """When it was measured, as lm-eval writes it into names."""
+        date = self.results.get("date")
+        moment = float(date) if isinstance(date, int | float) else time.time()
+        return time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime(moment))
 
     def public(self, model: str) -> dict[str, Any]:
         """The results as others may see them; `model`: what it is called."""
@@ -81,6 +90,29 @@ def read_evidence(path: Path) -> Evidence:
         for file in sorted(path.parent.glob(f"samples_*{stamp}.jsonl"))
     }
     return Evidence(results, samples)
+
+
+def keep_evidence(evidence: Evidence, folder: Path) -> Path:
+    """Writes results and samples whole, as lm-eval does, for this disk alone: an evaluation may have taken hours.
+
+    Raises:
+        MergeoptError: disk full, no permission.
+    """
+    file = folder / f"results_{evidence.stamp}.json"
+    for task, samples in evidence.samples.items():
+        text = "".join(json_text(sample, indent=None) for sample in samples)
+        write_text(folder / f"samples_{task}_{evidence.stamp}.jsonl", text)
+    write_text(file, json_text(evidence.results))
+    return file
+
+
+def json_text(data: Any, indent: int | None = 1) -> str:
+    """JSON of what lm-eval gives: numbers of numpy as numbers; functions and dtypes, in its configs, by name."""
+    return json.dumps(data, indent=indent, ensure_ascii=False, default=_plain) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else getattr(value, "__name__", None) or type(value).__name__
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Points:
 
 
 # How many answers there are to choose from, per subtask of lm-eval.
-CHOICES = {
+CHOICES: Mapping[str, Mapping[int, tuple[str, ...]]] = {
     "leaderboard_bbh": {
         2: (
             "boolean_expressions", "causal_judgement", "formal_fallacies", "hyperbaton", "navigate", "snarks",

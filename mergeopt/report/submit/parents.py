@@ -66,15 +66,19 @@ class Parents:
 
 
 def _names(lock: Mapping[str, Any]) -> dict[str, str]:
-    stages = lock.get("stages") if isinstance(lock.get("stages"), dict) else {}
+    stages = _mapping(lock, "stages")
     names: dict[str, str] = {}
     for each in (lock, *stages.values()):
-        if not isinstance(each, dict):
-            continue
-        hub = each.get("commits") if isinstance(each.get("commits"), dict) else {}
-        for text in each.get("inputs") or {}:
+        hub = _mapping(each, "commits")
+        for text in _mapping(each, "inputs"):
             ref = ModelRef.parse(text, LOCK_FILE)
             parts = [ref.bare] if ref.adapter is None else [ref.bare, ref.adapter]
             public = {part.path: str(part) if part.path in hub else f"local:{last_part(part.path)}" for part in parts}
             names |= public | {text: "+".join(public.values())}
     return names | {name: last_part(name) for name in stages}
+
+
+def _mapping(data: Any, key: str) -> Mapping[str, Any]:
+    """What a lock file holds under `key`; nothing where it is damaged."""
+    found = data.get(key) if isinstance(data, dict) else None
+    return found if isinstance(found, dict) else {}

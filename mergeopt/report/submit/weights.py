@@ -10,6 +10,7 @@ import xxhash
 from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.checkpoint.hashing import Progress
 from mergeopt.checkpoint.reader import byte_view, torch_dtype
+from mergeopt.errors import InputError
 from mergeopt.merge.finite import is_finite
 from mergeopt.merge.live import bind, skeleton
 from mergeopt.merge.names import is_buffer
@@ -59,7 +60,10 @@ def misfits(checkpoint: Checkpoint) -> list[str]:
     """
     model = skeleton(checkpoint.folder, checkpoint.config, torch.device("cpu"), torch.bfloat16)
     names = [info.name for info in checkpoint.shape if not is_buffer(info)]
-    views = bind(model, names)
+    try:
+        views = bind(model, names)
+    except InputError as error:
+        return [error.problem.replace("no source has", "the weights lack")]
     return [
         f"{name} is {list(checkpoint.tensors[name].shape)}, by config.json {list(views[name].shape)}"
         for name in names
