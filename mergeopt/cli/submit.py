@@ -100,8 +100,11 @@ def _run(
     compute = Compute.parse(device, dtype, batch_size)
     names = [find_eval(name.strip(), None) for name in tasks.split(",") if name.strip()]
     loaded = load_tasks([(name, find_task_file(name, None)) for name in names], trust_eval_code=trust)
-    for problem in loaded.problems.values():
-        raise problem
+    for name, problem in loaded.problems.items():
+        elsewhere = f"or run `lm_eval run --tasks {name}` where its data is, with --log_samples, and give --results"
+        raise InputError(
+            problem.problem, where=problem.where, remedy="; ".join(filter(None, (problem.remedy, elsewhere)))
+        )
     return run_harness(
         folder,
         loaded,

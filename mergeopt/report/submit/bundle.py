@@ -73,7 +73,7 @@ def write_bundle(
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
         for relative in _copied(subject):
-            _link(subject.folder / relative, building / relative)
+            _copy(subject.folder / relative, building / relative, link=relative.endswith(".safetensors"))
         for relative, text in made.items():
             (building / relative).parent.mkdir(parents=True, exist_ok=True)
             (building / relative).write_text(text, encoding="utf-8")
@@ -150,13 +150,16 @@ def _notes(results: Mapping[str, Any]) -> dict[str, str]:
     return {task: f", {count}-shot{more}" for task, count in shots.items()}
 
 
-def _link(source: Path, target: Path) -> None:
-    """A hard link where the disk allows it: the weights are not written twice."""
+def _copy(source: Path, target: Path, *, link: bool) -> None:
+    """A copy; of weights a hard link where the disk allows it, so that they are not written twice."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
+    if link:
+        try:
+            os.link(source.resolve(), target)
+            return
+        except OSError:  # another disk, or one without links
+            pass
+    shutil.copyfile(source, target)
 
 
 def _sha256(path: Path) -> str:

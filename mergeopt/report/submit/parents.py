@@ -15,6 +15,7 @@ from mergeopt.recipe.recipe import ModelRef
 from mergeopt.report.card.naming import last_part
 
 _ABSOLUTE = re.compile(r"(?<![\w/:.~<])(?:~|[A-Za-z]:\\|/(?!/))[^\s'\"`<>|]*[/\\]([^\s'\"`<>|/\\]*)")
+_HOME = re.compile(r"(?:(?<![\w.:/])/(?:home|Users|root|mnt|data|tmp)/|\b[A-Za-z]:\\)[^\s'\"`<>|)]+")
 _PATH = re.compile(r"(?![a-z]+://)\S*[/\\]\S*")
 
 
@@ -50,7 +51,7 @@ class Parents:
     def leaks(self, text: str) -> list[str]:
         """Local paths that stand in a text."""
         known = [name for name, public in self.names.items() if name != public and re.search(r"[/\\]", name)]
-        return [name for name in known if name in text]
+        return [name for name in known if name in text] + [found[0] for found in _HOME.finditer(text)]
 
     def opened(self) -> dict[str, Checkpoint]:
         """Public name -> model, of those that are on this disk."""

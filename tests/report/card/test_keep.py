@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from mergeopt.report.card.keep import is_ours, remove_card, write_card
+from tests.cli.test_commands import call
+from tests.study.family import recipe, search_data, write_yaml
 
 
 def test_our_own_card_is_written_anew(tmp_path: Path) -> None:
@@ -33,3 +35,17 @@ def test_another_tools_line_ends_do_not_make_it_a_strangers(tmp_path: Path) -> N
     assert is_ours(card)
     remove_card(tmp_path)
     assert not card.exists()
+
+
+def test_commands_keep_an_edited_card(work: Path, tmp_path: Path) -> None:
+    merge = write_yaml(tmp_path / "r.yml", recipe(0.5))
+    space = write_yaml(tmp_path / "s.yml", search_data(trials=1))
+    out, again = tmp_path / "out", "--force"
+    call("merge", merge, out)
+    assert "README" not in call("merge", merge, out, again).stderr
+    (out / "README.md").write_text("# Mine")
+    for words in (("merge", merge), ("search", space)):
+        said = call(*words, out, again)
+        assert said.exit_code == 0 and "README.md was written or edited by hand and is kept" in said.stderr
+        assert (out / "README.md").read_text() == "# Mine"
+    assert "### Search" in (out / "README.mergeopt.md").read_text()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from mergeopt.report.submit.checks import Subject
 from mergeopt.report.submit.evidence import Evidence, read_evidence
 from mergeopt.report.submit.hub import Benchmark
 from mergeopt.report.submit.parents import Parents
+from tests.cli.test_commands import call
+from tests.study.family import recipe
 
 RESULTS = {
     "results": {"gsm8k": {"exact_match,strict-match": 0.5, "exact_match_stderr,strict-match": 0.01, "alias": "gsm8k"}},
@@ -46,6 +49,7 @@ def test_the_files_of_a_bundle(merged: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     assert not any(b"secret" in data or b"zoo/" in data for data in held.values())
     assert (tmp_path / "b" / "model.safetensors").samefile(merged / "model.safetensors")
+    assert not (tmp_path / "b" / "README.md").samefile(merged / "README.md")
     sums = dict(reversed(line.split("  ")) for line in held["SHA256SUMS"].decode().splitlines())
     assert sums.keys() == bundle.files.keys() - {"SHA256SUMS"}
     assert all(hashlib.sha256(held[name]).hexdigest() == digest for name, digest in sums.items())
@@ -127,4 +131,23 @@ def test_public_texts() -> None:
         "and/or so": "and/or so",
     }
     assert {text: parents.text(text) for text in given} == given
-    assert parents.leaks("see /home/me/a and org/b") == ["/home/me/a"]
+    assert parents.leaks("see /home/me/a and org/b") == ["/home/me/a", "/home/me/a"]
+    assert parents.leaks("in C:\\me\\x, /Users/me/b) or https://huggingface.co/data/x") == ["C:\\me\\x,", "/Users/me/b"]
+
+
+def test_a_chain_and_models_of_the_hub_under_public_names(work: Path, tmp_path: Path) -> None:
+    cached = tmp_path / "hub" / "models--org--sorter" / "snapshots" / "0123abcd"
+    shutil.copytree("zoo/sort", cached)
+    first = recipe(0.5) | {"name": "half/way"}
+    first["models"][1]["model"] = str(cached)
+    second = {"merge_method": "linear", "models": [{"model": m} for m in ("half/way", str(work / "zoo/base"))]}
+    path = tmp_path / "chain.yml"
+    path.write_text(yaml.safe_dump_all([first, second | {"parameters": {"weight": 0.5}, "dtype": "float32"}]))
+    made = call("merge", path, tmp_path / "m", "-q")
+    assert made.exit_code == 0, made.output
+    write_bundle(Subject.open(tmp_path / "m"), tmp_path / "b", name="it")
+    texts = {name: data.decode() for name, data in contents(tmp_path / "b").items() if not name.endswith("safetensors")}
+    assert not [name for name, text in texts.items() if str(tmp_path) in text or "zoo/" in text or "half/way" in text]
+    stages = list(yaml.safe_load_all(texts["recipe.yaml"]))
+    assert stages[0]["name"] == stages[1]["models"][0]["model"] == "way"
+    assert "base_model: [org/sorter]" in texts["README.md"] and "org/sorter@0123abcd" in texts["README.md"]
