@@ -142,28 +142,40 @@ def _singular(job: Job, source: TensorSource, shares: Mapping[int, Tensor], memo
 
 
 def chunks_of(job: Job, source: TensorSource, multiple: int = 1) -> Chunks:
-    """The job's inputs in blocks of whole multiples of `multiple` elements, widened."""
+    """The job's inputs in blocks of whole multiples of `multiple` elements, widened; in memory used again for the next."""
     numel, block = _numel(job), whole_multiple(source.block, multiple)
-
-    def wide(part: Tensor) -> Tensor:
-        if job.dtype == "float64":
-            return part.double()
-        return part if part.dtype in (torch.float32, torch.float64) else part.float()
+    wide = torch.float64 if job.dtype == "float64" else torch.float32
 
     def stored(start: int, stop: int) -> list[Tensor]:
         return [source.chunk(item, start, stop) for item in job.reads]  # of different models, so each its own memory
 
-    def chunk(start: int, parts: Sequence[Tensor]) -> Chunk:
-        found = [wide(part) for part in parts]
+    def chunk(start: int, parts: Sequence[Tensor], memory: Sequence[Tensor]) -> Chunk:
+        found = [_widened(part, target) for part, target in zip(parts, memory, strict=True)]
         return Chunk(start, found[: len(job.inputs)], None if job.base is None else found[-1])
 
+    def memory(length: int, parts: Sequence[Tensor]) -> list[Tensor]:
+        return list(parts[0].new_empty((len(parts), length), dtype=wide).unbind())
+
+    def part(start: int, stop: int) -> Chunk:
+        parts = stored(start, stop)
+        return chunk(start, parts, memory(stop - start, parts))
+
     def read() -> Iterator[Chunk]:
+        again: list[Tensor] = []
         for first in range(0, numel, AT_ONCE * block):
             parts = stored(first, min(first + AT_ONCE * block, numel))
+            again = again or memory(min(block, numel), parts)
             for start in range(0, parts[0].numel(), block):
-                yield chunk(first + start, [part[start : start + block] for part in parts])
+                yield chunk(first + start, [part[start : start + block] for part in parts], again)
 
-    return Chunks(numel, read, row_of(job.shape), job.shape, part=lambda start, stop: chunk(start, stored(start, stop)))
+    return Chunks(numel, read, row_of(job.shape), job.shape, part=part)
+
+
+def _widened(part: Tensor, memory: Tensor) -> Tensor:
+    """The part in at least the memory's dtype: itself, or in the memory."""
+    if part.dtype in (memory.dtype, torch.float64):
+        return part
+    return memory[: part.numel()].copy_(part)
 
 
 def _verbatim(job: Job, source: TensorSource) -> Iterator[Tensor]:

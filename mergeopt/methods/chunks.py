@@ -13,13 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 15  # a dozen of them fit a core's cache, and malloc keeps their pages: several times as fast as 2^20
+CHUNK = 1 << 16  # a dozen of them fit a core's cache, and malloc keeps their pages: several times as fast as 2^20
 _ROW = 1 << 10  # a row is summed by one thread, so its sum does not depend on their number
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Elements [start, start + b) of one tensor: `sources` are n tensors [b], `base` [b] or None."""
+    """Elements [start, start + b) of one tensor: `sources` are n tensors [b], `base` [b] or None.
+
+    Good until the next chunk is asked for, which may lie in the same memory.
+    """
 
     start: int
     sources: Sequence[Tensor]

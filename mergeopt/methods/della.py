@@ -1,7 +1,6 @@
 """DELLA: drop deltas at random, the small ones more often (Deep et al. 2024, arXiv 2406.11617)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,11 +8,10 @@ from torch import Tensor
 
 from mergeopt.methods.chunks import Chunks
 from mergeopt.methods.draws import Draws
-from mergeopt.methods.kernels import PackedMask, at_least, below, sorted_rows
+from mergeopt.methods.dropping import Drop, Mask, dropped
+from mergeopt.methods.kernels import at_least, below, sorted_rows
 from mergeopt.methods.method import merge_method
-from mergeopt.methods.steps import deltas, elected_mean, keep, norm_factors, task_sum
-
-_KEPT = 1 << 29  # elements whose masks are kept: 64 MiB
+from mergeopt.methods.steps import elected_mean, task_sum
 
 
 def _refusal(coefficients: Mapping[str, Any]) -> str | None:
@@ -24,48 +22,17 @@ def _refusal(coefficients: Mapping[str, Any]) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Drop:
-    """Masks of the tensor's sources, found chunk by chunk, and the factors [n] that restore the L1 norms.
+def _masks(density: Tensor, epsilon: Tensor, row: int, draws: Draws) -> Mask:
+    shares = list(zip(density.tolist(), epsilon.tolist(), strict=True))
 
-    Finding a mask takes a sort, so what measuring found is kept where it is small enough.
-    """
+    def mask(i: int, delta: Tensor, start: int) -> Tensor | None:
+        return None if shares[i][0] >= 1 else _mask(delta, row, draws.bits(i, start, delta), *shares[i])
 
-    density: Sequence[float]
-    epsilon: Sequence[float]
-    factors: Tensor
-    masks: Sequence[PackedMask] = ()
-
-    def pruned(self, sources: Sequence[Tensor], base: Tensor, start: int, row: int, draws: Draws) -> list[Tensor]:
-        """δ_i · mask_i."""
-        result = []
-        for i, delta in enumerate(deltas(sources, base)):
-            if self.density[i] >= 1:
-                result.append(delta)
-            elif self.masks:
-                result.append(keep(delta, self.masks[i].get(start, delta.numel()).to(delta.device)))
-            else:
-                result.append(keep(delta, _mask(delta, row, draws.bits(i, start, delta), *self.shares(i))))
-        return result
-
-    def shares(self, i: int) -> tuple[float, float]:
-        return self.density[i], self.epsilon[i]
+    return mask
 
 
-def _drop(chunks: Chunks, density: Tensor, epsilon: Tensor, rescale: bool, draws: Draws) -> _Drop:
-    n = density.numel()
-    drop = _Drop(density.tolist(), epsilon.tolist(), torch.ones(n, dtype=torch.float64))
-    if not rescale or all(d >= 1 for d in drop.density):
-        return drop
-    masks = [PackedMask(chunks.numel) for _ in range(n)] if n * chunks.numel <= _KEPT else []
-
-    def pruned(sources: Sequence[Tensor], base: Tensor, start: int) -> list[Tensor]:
-        found = drop.pruned(sources, base, start, chunks.row, draws)
-        for mask, kept in zip(masks, found, strict=False):
-            mask.put(start, kept != 0)  # a delta of zero is as good dropped
-        return found
-
-    return replace(drop, factors=norm_factors(chunks, pruned), masks=masks)
+def _drop(chunks: Chunks, density: Tensor, epsilon: Tensor, rescale: bool, draws: Draws) -> Drop:
+    return dropped(chunks, density, rescale, _masks(density, epsilon, chunks.row, draws))
 
 
 def _mask(delta: Tensor, row: int, draws: Tensor, density: float, epsilon: float) -> Tensor:
@@ -111,7 +78,7 @@ def della(
     normalize: bool = True,
     rescale: bool = True,
     lambda_: float = 1.0,
-    whole: _Drop,
+    whole: Drop,
     start: int,
     row: int,
     draws: Draws,
@@ -123,7 +90,8 @@ def della(
     Then as dare_ties: s = sign(Σ w_i δ_i) per element, base + λ Σ over the agreeing of w_i δ_i, divided by the sum of
     their w_i where `normalize`; `rescale` restores each delta's L1 norm.
     """
-    kept = whole.pruned(sources, base, start, row, draws)
+    assert isinstance(density, Tensor) and isinstance(epsilon, Tensor)
+    kept = whole.kept(sources, base, start, _masks(density, epsilon, row, draws))
     return base + elected_mean(kept, weight, whole.factors, normalize, lambda_)
 
 
@@ -138,7 +106,7 @@ def della_linear(
     normalize: bool = False,
     rescale: bool = True,
     lambda_: float = 1.0,
-    whole: _Drop,
+    whole: Drop,
     start: int,
     row: int,
     draws: Draws,
@@ -147,5 +115,6 @@ def della_linear(
 
     Masks as in della; `normalize` divides by Σ w_i.
     """
-    kept = whole.pruned(sources, base, start, row, draws)
+    assert isinstance(density, Tensor) and isinstance(epsilon, Tensor)
+    kept = whole.kept(sources, base, start, _masks(density, epsilon, row, draws))
     return base + task_sum(kept, weight, whole.factors, normalize, lambda_)

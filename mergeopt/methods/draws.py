@@ -87,7 +87,7 @@ def _hash_numpy(
     x = out.view(np.uint32)
     np.bitwise_xor(counters.view(np.uint32), np.uint32(key0), out=x)
     x *= np.uint32(_FACTORS[0])
-    x ^= x >> np.uint32(15)
+    np.bitwise_xor(x, x >> np.uint32(15), out=x)
     x += np.uint32(key1)
     x *= np.uint32(_FACTORS[1])
 
