@@ -84,6 +84,19 @@ def total(x: Tensor) -> Tensor:
     return rows.sum() + x[whole:].sum(dtype=torch.float64)
 
 
+def totals(x: Tensor) -> Tensor:
+    """Sums of chunks [n, b] of magnitudes, in float64 [n]: the same on every device, for any number of threads.
+
+    The first additions, of a quarter row each, are of float32 elements at fixed places: each rounds to 2⁻²⁵, and all
+    of them together to far less than what is asked of a sum; they save widening three elements in four.
+    """
+    whole = x.shape[1] - x.shape[1] % _ROW
+    rows = x[:, :whole].view(len(x), -1, 2, _ROW // 2)
+    rows = rows[:, :, 0] + rows[:, :, 1]
+    rows = (rows[..., : _ROW // 4] + rows[..., _ROW // 4 :]).sum(2, dtype=torch.float64)
+    return rows.sum(1) + x[:, whole:].sum(1, dtype=torch.float64)
+
+
 def row_totals(x: Tensor, row: int) -> Tensor:
     """Sums of the rows of a chunk [b] of whole rows, in float64 [b / row], the same for any number of threads."""
     rows, pieces = x.view(-1, row), row // _ROW

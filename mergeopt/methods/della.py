@@ -9,7 +9,7 @@ from torch import Tensor
 from mergeopt.methods.chunks import Chunks
 from mergeopt.methods.draws import Draws
 from mergeopt.methods.dropping import Drop, Mask, dropped
-from mergeopt.methods.kernels import at_least, below, sorted_rows
+from mergeopt.methods.kernels import at_least, below, sorted_rows, taken
 from mergeopt.methods.method import merge_method
 from mergeopt.methods.steps import elected_mean, task_sum
 
@@ -39,7 +39,7 @@ def _mask(delta: Tensor, row: int, draws: Tensor, density: float, epsilon: float
     """Mask [b] of whole rows: an element of rank r of n in its row is kept with density − ε + 2ε·r/(n−1).
 
     Its draw u would keep it from rank R = ⌊(u − density + ε)(n−1)/2ε⌋ + 1 on (from 0 where u < density − ε). So not
-    every element's rank is found, but its key compared with the row's R-th; keys are magnitude and place, no two equal.
+    every element's rank is found, but its magnitude compared with the row's R-th.
 
     Args:
         delta: [b].
@@ -48,18 +48,17 @@ def _mask(delta: Tensor, row: int, draws: Tensor, density: float, epsilon: float
         density: At least 0; nothing is kept at 0.
         epsilon: Negative ones keep the small elements more often.
     """
-    u = draws.view(-1, row)
     spread = abs(epsilon) if row > 1 and density > 0 else 0.0
-    possible = below(u, _limit(density + spread))
+    possible = below(draws, _limit(density + spread))
     if spread == 0:
-        return possible.view(-1)
-    places = torch.arange(row, device=delta.device)
-    keys = (delta.detach().float().abs().view(torch.int32).view(-1, row).long() << 32).bitwise_or_(places)
+        return possible
+    keys = delta.detach().float().abs().view(torch.int32).view(-1, row)
     if epsilon < 0:
         keys = ~keys
-    share = u.float().mul_(2.0**-32).add_(0.5 - density + spread)
-    least = share.mul_((row - 1) / (2 * spread)).floor_().add_(1).clamp_(0, row - 1).long()
-    return (at_least(keys, sorted_rows(keys).gather(1, least)) & possible).view(-1)
+    steps = (row - 1) / (2 * spread)
+    least = draws.view(-1, row).float().mul_(2.0**-32 * steps).add_((0.5 - density + spread) * steps + 1)
+    limits = taken(sorted_rows(keys), least.clamp_(0, row - 1))
+    return at_least(keys, limits).view(-1).logical_and_(possible)
 
 
 def _limit(share: float) -> int:
@@ -85,7 +84,7 @@ def della(
 ) -> Tensor:
     """TIES' sign election on deltas dropped at random, the small ones more often.
 
-    In each row (the last axis) of δ_i the element of rank r = 0 … n−1 by magnitude, equal ones in index order, is kept
+    In each row (the last axis) of δ_i the element of rank r = 0 … n−1 by magnitude (equal ones: that of the last of them) is kept
     with probability density_i − ε_i + 2ε_i·r/(n−1), a row of one element with density_i; all at density 1, none at 0.
     Then as dare_ties: s = sign(Σ w_i δ_i) per element, base + λ Σ over the agreeing of w_i δ_i, divided by the sum of
     their w_i where `normalize`; `rescale` restores each delta's L1 norm.

@@ -24,6 +24,11 @@ def at_least(bits: Tensor, other: Tensor | int) -> Tensor:
     return torch.from_numpy(np.greater_equal(bits.numpy(), other.numpy() if isinstance(other, Tensor) else other))
 
 
+def taken(rows: Tensor, places: Tensor) -> Tensor:
+    """Elements of each row [rows, n] at places given as floats, rounded down."""
+    return rows.gather(1, places.long())
+
+
 def signs_(x: Tensor) -> Tensor:
     """±1 by the sign bit, in place."""
     if x.device.type != "cpu" or x.dtype not in _ONE:

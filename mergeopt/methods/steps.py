@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mergeopt.methods.chunks import Chunks, total
+from mergeopt.methods.chunks import Chunks, totals
 from mergeopt.methods.kernels import signs_
 
 Prune = Callable[[Tensor, int], None]
@@ -126,9 +126,9 @@ def norm_factors(chunks: Chunks, prune: Prune) -> Tensor:
     for chunk in chunks:
         assert chunk.base is not None
         magnitudes = deltas(chunk.sources, chunk.base).abs_()
-        whole = [total(x) for x in magnitudes]
+        whole = totals(magnitudes)
         prune(magnitudes, chunk.start)
-        sums.append(torch.stack([*whole, *(total(x) for x in magnitudes)]).cpu())
-    found = torch.zeros(0) if not sums else sum(sums[1:], sums[0])
-    before, after = found.view(2, -1).unbind()
+        sums.append(torch.stack([whole, totals(magnitudes)]).cpu())
+    found = torch.zeros(2, 0) if not sums else sum(sums[1:], sums[0])
+    before, after = found.unbind()
     return torch.where((before < 1e-7) | (after < 1e-7), 1.0, before / after)
