@@ -20,8 +20,6 @@ from mergeopt.methods import Method
 from mergeopt.methods.chunks import Chunk, Chunks, row_of, whole_multiple
 from mergeopt.methods.draws import Draws
 
-AT_ONCE = 8  # chunks that are read and written together: each call costs as much as a pass over a chunk
-
 Factors = tuple[Tensor, Tensor, Tensor]
 """U [rows, r], σ [r], Vᵀ [r, rest] of a delta [rows, rest]."""
 
@@ -61,7 +59,6 @@ def compute(
     scaled = [] if refinement is None else refinement.scaled(job)
     singular = {} if refinement is None else refinement.singular(job)
     change = _singular(job, source, singular, {} if memo is None else memo) if singular else None
-    out, filled = torch.empty(0, dtype=target), 0
     for chunk in chunks:
         merged = method.combine(
             chunk.sources, chunk.base, arguments, whole=measured, start=chunk.start, row=chunks.row, draws=draws
@@ -69,13 +66,7 @@ def compute(
         merged = rescaled(merged, chunk, job, scaled)
         if change is not None:
             merged = merged + change[chunk.start : chunk.start + merged.numel()]
-        if filled == out.numel():
-            left = chunks.numel - chunk.start
-            out, filled = merged.new_empty(min(AT_ONCE * merged.numel(), left), dtype=target), 0
-        out[filled : filled + merged.numel()] = merged
-        filled += merged.numel()
-        if filled == out.numel():
-            yield out
+        yield merged.to(target, copy=any(merged is source for source in chunk.sources))
 
 
 def whole(job: Job, method: Method, source: TensorSource, seed: int, memo: dict[str, Any]) -> Any:
@@ -162,11 +153,10 @@ def chunks_of(job: Job, source: TensorSource, multiple: int = 1) -> Chunks:
 
     def read() -> Iterator[Chunk]:
         again: list[Tensor] = []
-        for first in range(0, numel, AT_ONCE * block):
-            parts = stored(first, min(first + AT_ONCE * block, numel))
+        for start in range(0, numel, block):
+            parts = stored(start, min(start + block, numel))
             again = again or memory(min(block, numel), parts)
-            for start in range(0, parts[0].numel(), block):
-                yield chunk(first + start, [part[start : start + block] for part in parts], again)
+            yield chunk(start, parts, again)
 
     return Chunks(numel, read, row_of(job.shape), job.shape, part=part)
 

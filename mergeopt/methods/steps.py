@@ -1,7 +1,8 @@
 """The small steps that named methods are made of.
 
-Each takes and gives tensors of one chunk, [b] per source, and is differentiable in the coefficients. Chunks fit a
-core's cache, where one pass over one costs a sixth of a nanosecond per element: what counts is the number of passes.
+Each takes and gives tensors of one chunk, [b] per source, and is differentiable in the coefficients. What
+counts is the number of passes over a chunk: each costs a sixth of a nanosecond per element in a core's cache, twice that
+beyond, and the interpreter's lock.
 """
 
 from collections.abc import Callable, Sequence
