@@ -20,8 +20,6 @@ from mergeopt.methods import Method
 from mergeopt.methods.chunks import Chunk, Chunks, row_of, whole_multiple
 from mergeopt.methods.draws import Draws
 
-AT_ONCE = 8  # chunks that are read and written together: each call costs as much as a pass over a chunk
-
 Factors = tuple[Tensor, Tensor, Tensor]
 """U [rows, r], σ [r], Vᵀ [r, rest] of a delta [rows, rest]."""
 
@@ -61,7 +59,6 @@ def compute(
     scaled = [] if refinement is None else refinement.scaled(job)
     singular = {} if refinement is None else refinement.singular(job)
     change = _singular(job, source, singular, {} if memo is None else memo) if singular else None
-    out, filled = torch.empty(0, dtype=target), 0
     for chunk in chunks:
         merged = method.combine(
             chunk.sources, chunk.base, arguments, whole=measured, start=chunk.start, row=chunks.row, draws=draws
@@ -69,13 +66,7 @@ def compute(
         merged = rescaled(merged, chunk, job, scaled)
         if change is not None:
             merged = merged + change[chunk.start : chunk.start + merged.numel()]
-        if filled == out.numel():
-            left = chunks.numel - chunk.start
-            out, filled = merged.new_empty(min(AT_ONCE * merged.numel(), left), dtype=target), 0
-        out[filled : filled + merged.numel()] = merged
-        filled += merged.numel()
-        if filled == out.numel():
-            yield out
+        yield merged.to(target, copy=any(merged is source for source in chunk.sources))
 
 
 def whole(job: Job, method: Method, source: TensorSource, seed: int, memo: dict[str, Any]) -> Any:
@@ -142,28 +133,39 @@ def _singular(job: Job, source: TensorSource, shares: Mapping[int, Tensor], memo
 
 
 def chunks_of(job: Job, source: TensorSource, multiple: int = 1) -> Chunks:
-    """The job's inputs in blocks of whole multiples of `multiple` elements, widened."""
+    """The job's inputs in blocks of whole multiples of `multiple` elements, widened; in memory used again for the next."""
     numel, block = _numel(job), whole_multiple(source.block, multiple)
-
-    def wide(part: Tensor) -> Tensor:
-        if job.dtype == "float64":
-            return part.double()
-        return part if part.dtype in (torch.float32, torch.float64) else part.float()
+    wide = torch.float64 if job.dtype == "float64" else torch.float32
 
     def stored(start: int, stop: int) -> list[Tensor]:
         return [source.chunk(item, start, stop) for item in job.reads]  # of different models, so each its own memory
 
-    def chunk(start: int, parts: Sequence[Tensor]) -> Chunk:
-        found = [wide(part) for part in parts]
+    def chunk(start: int, parts: Sequence[Tensor], memory: Sequence[Tensor]) -> Chunk:
+        found = [_widened(part, target) for part, target in zip(parts, memory, strict=True)]
         return Chunk(start, found[: len(job.inputs)], None if job.base is None else found[-1])
 
-    def read() -> Iterator[Chunk]:
-        for first in range(0, numel, AT_ONCE * block):
-            parts = stored(first, min(first + AT_ONCE * block, numel))
-            for start in range(0, parts[0].numel(), block):
-                yield chunk(first + start, [part[start : start + block] for part in parts])
+    def memory(length: int, parts: Sequence[Tensor]) -> list[Tensor]:
+        return list(parts[0].new_empty((len(parts), length), dtype=wide).unbind())
 
-    return Chunks(numel, read, row_of(job.shape), job.shape, part=lambda start, stop: chunk(start, stored(start, stop)))
+    def part(start: int, stop: int) -> Chunk:
+        parts = stored(start, stop)
+        return chunk(start, parts, memory(stop - start, parts))
+
+    def read() -> Iterator[Chunk]:
+        again: list[Tensor] = []
+        for start in range(0, numel, block):
+            parts = stored(start, min(start + block, numel))
+            again = again or memory(min(block, numel), parts)
+            yield chunk(start, parts, again)
+
+    return Chunks(numel, read, row_of(job.shape), job.shape, part=part)
+
+
+def _widened(part: Tensor, memory: Tensor) -> Tensor:
+    """The part in at least the memory's dtype: itself, or in the memory."""
+    if part.dtype in (memory.dtype, torch.float64):
+        return part
+    return memory[: part.numel()].copy_(part)
 
 
 def _verbatim(job: Job, source: TensorSource) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from mergeopt.methods.chunks import Chunks
 from mergeopt.methods.cutoff import Cutoff, cutoffs
 from mergeopt.methods.method import merge_method
-from mergeopt.methods.steps import deltas, elected_mean, keep, norm_factors, task_sum
+from mergeopt.methods.steps import as_number, deltas, elected_mean, norm_factors, task_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,10 @@ class _Band:
     inner: list[Cutoff]
     factors: Tensor
 
-    def kept(self, sources: Sequence[Tensor], base: Tensor, start: int) -> list[Tensor]:
-        bands = zip(deltas(sources, base), self.outer, self.inner, strict=True)
-        return [keep(x, outer.keep(x, start) & ~inner.keep(x, start)) for x, outer, inner in bands]
+    def prune(self, deltas: Tensor, start: int) -> None:
+        """Leaves of each δ_i [b] of [n, b], or its magnitudes, its band, in place."""
+        for x, outer, inner in zip(deltas, self.outer, self.inner, strict=True):
+            x.mul_(as_number(outer.keep(x, start) & ~inner.keep(x, start), x))
 
 
 def _band(chunks: Chunks, density: Tensor, gamma: Tensor, rescale: bool) -> _Band:
@@ -30,7 +31,7 @@ def _band(chunks: Chunks, density: Tensor, gamma: Tensor, rescale: bool) -> _Ban
     n = len(counts)
     found = cutoffs(chunks, [outer for outer, _ in counts] + [inner for _, inner in counts], of=[*range(n), *range(n)])
     band = _Band(found[:n], found[n:], torch.ones(n, dtype=torch.float64))
-    return _Band(band.outer, band.inner, norm_factors(chunks, band.kept)) if rescale else band
+    return _Band(band.outer, band.inner, norm_factors(chunks, band.prune)) if rescale else band
 
 
 def _counts(numel: int, density: float, gamma: float) -> tuple[int, int]:
@@ -62,7 +63,9 @@ def breadcrumbs(
     largest stay (fewer outliers go where that leaves too few); all stay at density 1. `normalize` divides by Σ w_i,
     `rescale` restores the delta's L1 norm.
     """
-    return base + task_sum(whole.kept(sources, base, start), weight, whole.factors, normalize, lambda_)
+    kept = deltas(sources, base)
+    whole.prune(kept, start)
+    return base + task_sum(kept, weight, whole.factors, normalize, lambda_)
 
 
 @merge_method(measure=_band)
@@ -84,4 +87,6 @@ def breadcrumbs_ties(
     Masks as in breadcrumbs, then s = sign(Σ w_i δ_i) per element and base + λ Σ over the agreeing of w_i δ_i, divided
     by the sum of their w_i where `normalize`.
     """
-    return base + elected_mean(whole.kept(sources, base, start), weight, whole.factors, normalize, lambda_)
+    kept = deltas(sources, base)
+    whole.prune(kept, start)
+    return base + elected_mean(kept, weight, whole.factors, normalize, lambda_)

@@ -13,15 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import hardshrink
 
 from mergeopt.methods.chunks import Chunk, Chunks, source_deltas
 from mergeopt.methods.kernels import at_least
-from mergeopt.methods.steps import keep
+from mergeopt.methods.steps import as_number
 
 _SMALL = 1 << 17  # below it, sorting the whole tensor costs less than passing over it twice
 _PIECE = 1 << 13  # elements of the sample that are read at once
-_PIECES = (8, 512)  # fewest and most
+_PIECES = (8, 512)  # fewest and most: a hundredth of the tensor
 _SPREAD = 5  # half the width of the range, in standard errors of a sample's quantile were its elements independent
 _INSIDE = 1 << 23  # elements kept inside all the ranges of one tensor
 
@@ -54,18 +53,19 @@ class Cutoff:
             kept[beyond:] = at_least(size[beyond:], limit + 1)
         return kept
 
-    def trimmed(self, delta: Tensor, start: int) -> Tensor:
-        """The delta [b] where it is kept, else 0; NaN stays."""
+    def trim_(self, delta: Tensor, start: int) -> None:
+        """Makes the delta [b] 0 where it is not kept, in place; NaN stays."""
         if delta.dtype != torch.float32:
-            return keep(delta, self.keep(delta, start))
+            delta.mul_(as_number(self.keep(delta, start), delta))
+            return
         if self.magnitude <= 0:  # what is not kept is 0 anyway
-            return delta
+            return
         within = min(max(self.last - start + 1, 0), delta.numel())
-        # one pass: zero up to the number before the magnitude, and up to it where equal ones are not kept
-        result = hardshrink(delta, _float_of(_bits_of(self.magnitude) - (within > 0)))
         if 0 < within < delta.numel():
-            result[within:] = hardshrink(delta[within:], self.magnitude)
-        return result
+            beyond = delta[within:]
+            torch.hardshrink(beyond, self.magnitude, out=beyond)
+        # one pass: zero up to the number before the magnitude, and up to it where equal ones are not kept
+        torch.hardshrink(delta, _float_of(_bits_of(self.magnitude) - (within > 0)), out=delta)
 
 
 EVERYTHING = Cutoff(-1.0, -1)
@@ -83,14 +83,23 @@ class _Search:
 
 @dataclass(slots=True)
 class _Range:
-    """Bits [low, low + width) that should hold the k-th largest; what a pass found inside: elements and places."""
+    """Bits [low, high) that should hold the k-th largest; what a pass found inside.
+
+    Where the range is of one number (of a bfloat16 model's deltas many are equal), its count in each chunk is enough:
+    start, length and count. Else the elements and their places.
+    """
 
     search: _Search
     low: np.uint32
-    width: np.uint32
+    high: np.uint32
     below: int = 0
     inside: list[_Bits] = field(default_factory=list)
     places: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    equal: list[tuple[int, int, int]] = field(default_factory=list)
+
+    @property
+    def one(self) -> bool:
+        return int(self.high) - int(self.low) == 1
 
 
 def cutoffs(
@@ -173,7 +182,7 @@ def _by_sample(chunks: Chunks, searches: Sequence[_Search], streams: Streams) ->
         if room < 0:
             return
     for one in ranges:
-        one.search.found = _within(chunks.numel, one)
+        one.search.found = _of_equal(chunks, one, streams) if one.one else _within(chunks.numel, one)
 
 
 class _Scratch:
@@ -182,27 +191,31 @@ class _Scratch:
     def __init__(self, length: int) -> None:
         self.magnitudes = torch.empty(length)
         self.bits: _Bits = self.magnitudes.numpy().view(np.uint32)
-        self.mask = np.empty(length, dtype=np.bool_)
+        self.masks = np.empty((2, length), dtype=np.bool_)
 
 
 def _look(one: _Range, x: Tensor, start: int, scratch: _Scratch) -> int:
     """Counts what lies below the range and keeps what lies inside: how many."""
     length = x.numel()
-    bits, mask = scratch.bits[:length], scratch.mask[:length]
+    bits, (below, reached) = scratch.bits[:length], scratch.masks[:, :length]
     torch.abs(x.float(), out=scratch.magnitudes[:length])
-    one.below += int(np.count_nonzero(np.less(bits, one.low, out=mask)))
-    np.subtract(bits, one.low, out=bits)
-    inside = np.flatnonzero(np.less(bits, one.width, out=mask))
-    one.inside.append(bits[inside] + one.low)
+    under = int(np.count_nonzero(np.less(bits, one.low, out=below)))
+    count = int(np.count_nonzero(np.less(bits, one.high, out=reached))) - under
+    one.below += under
+    if one.one:
+        one.equal.append((start, length, count))
+        return 0
+    inside = np.flatnonzero(np.logical_xor(below, reached, out=reached))
+    one.inside.append(bits[inside])
     one.places.append(inside + start)
-    return len(inside)
+    return count
 
 
 def _ranges(chunks: Chunks, searches: Sequence[_Search], streams: Streams) -> list[_Range]:
     """Around the sample's quantiles; none where the tensor cannot be sampled."""
     if chunks.part is None or not searches:
         return []
-    count = min(max(chunks.numel >> 18, _PIECES[0]), _PIECES[1])
+    count = min(max(chunks.numel >> 20, _PIECES[0]), _PIECES[1])
     parts: dict[int, list[Tensor]] = {search.stream: [] for search in searches}
     size = min(_PIECE, chunks.numel)
     for piece in range(count):
@@ -221,7 +234,7 @@ def _range(search: _Search, sample: _Bits, numel: int) -> _Range:
     first, last = int(place - half), int(place + half) + 1
     low = int(sample[first]) if first > 0 else 0
     high = int(sample[last]) if last < len(sample) else (1 << 31) - 1
-    return _Range(search, np.uint32(low), np.uint32(high - low + 1))
+    return _Range(search, np.uint32(low), np.uint32(high + 1))
 
 
 def _within(numel: int, found: _Range) -> Cutoff | None:
@@ -234,6 +247,21 @@ def _within(numel: int, found: _Range) -> Cutoff | None:
     equal = places[bits == value]
     beyond = rank - int(np.count_nonzero(bits < value))  # equal ones that are not kept
     return Cutoff(_float_of(value), int(equal[len(equal) - 1 - beyond]) if beyond else numel - 1)
+
+
+def _of_equal(chunks: Chunks, found: _Range, streams: Streams) -> Cutoff | None:
+    """The same where all that lies in the range are equal: in the chunk of the last one kept, its place."""
+    left = sum(count for _, _, count in found.equal) - (chunks.numel - found.search.k - found.below)
+    if not 0 < left <= sum(count for _, _, count in found.equal):
+        return None
+    magnitude = _float_of(int(found.low))
+    for start, length, count in found.equal:
+        if left <= count:
+            assert chunks.part is not None
+            bits = _bits(streams(chunks.part(start, start + length))[found.search.stream])
+            return Cutoff(magnitude, start + int((bits == int(found.low)).nonzero()[left - 1]))
+        left -= count
+    return None
 
 
 def _by_histogram(chunks: Chunks, searches: Sequence[_Search], streams: Streams) -> None:

@@ -2,29 +2,26 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from mergeopt.methods.chunks import Chunks
 from mergeopt.methods.draws import Draws
+from mergeopt.methods.dropping import Drop, Mask, dropped
 from mergeopt.methods.method import merge_method
-from mergeopt.methods.steps import deltas, elected_mean, keep, norm_factors, task_sum
+from mergeopt.methods.steps import elected_mean, task_sum
 
 
-def _factors(chunks: Chunks, density: Tensor, rescale: bool, draws: Draws) -> Tensor:
-    """Per source [n]: what restores the L1 norm of the delta after dropping; 1 without `rescale` or at density 1."""
-    if not rescale or all(d >= 1 for d in density.tolist()):
-        return torch.ones(density.numel(), dtype=torch.float64)
-    return norm_factors(chunks, lambda sources, base, start: _dropped(sources, base, density, start, draws))
+def _mask(density: Tensor, draws: Draws) -> Mask:
+    """mask_i ~ Bernoulli(density_i), by address."""
+    shares = density.tolist()
+    return lambda i, x, start: None if shares[i] >= 1 else draws.keep(i, start, x, shares[i])
 
 
-def _dropped(sources: Sequence[Tensor], base: Tensor, density: Tensor, start: int, draws: Draws) -> list[Tensor]:
-    """δ_i · mask_i with mask_i ~ Bernoulli(density_i) by address."""
-    pairs = enumerate(zip(deltas(sources, base), density.tolist(), strict=True))
-    return [x if d >= 1 else keep(x, draws.keep(i, start, x, d)) for i, (x, d) in pairs]
+def _drop(chunks: Chunks, density: Tensor, rescale: bool, draws: Draws) -> Drop:
+    return dropped(chunks, density, rescale, _mask(density, draws))
 
 
-@merge_method(measure=_factors)
+@merge_method(measure=_drop)
 def dare_linear(
     sources: Sequence[Tensor],
     base: Tensor,
@@ -34,7 +31,7 @@ def dare_linear(
     normalize: bool = False,
     rescale: bool = True,
     lambda_: float = 1.0,
-    whole: Tensor,
+    whole: Drop,
     start: int,
     draws: Draws,
 ) -> Tensor:
@@ -44,10 +41,11 @@ def dare_linear(
     (in expectation the paper's 1/density). `normalize` divides by Σ w_i.
     """
     assert isinstance(density, Tensor)
-    return base + task_sum(_dropped(sources, base, density, start, draws), weight, whole, normalize, lambda_)
+    kept = whole.kept(sources, base, start, _mask(density, draws))
+    return base + task_sum(kept, weight, whole.factors, normalize, lambda_)
 
 
-@merge_method(measure=_factors)
+@merge_method(measure=_drop)
 def dare_ties(
     sources: Sequence[Tensor],
     base: Tensor,
@@ -57,7 +55,7 @@ def dare_ties(
     normalize: bool = False,
     rescale: bool = True,
     lambda_: float = 1.0,
-    whole: Tensor,
+    whole: Drop,
     start: int,
     draws: Draws,
 ) -> Tensor:
@@ -67,4 +65,5 @@ def dare_ties(
     sum of their w_i where `normalize`.
     """
     assert isinstance(density, Tensor)
-    return base + elected_mean(_dropped(sources, base, density, start, draws), weight, whole, normalize, lambda_)
+    kept = whole.kept(sources, base, start, _mask(density, draws))
+    return base + elected_mean(kept, weight, whole.factors, normalize, lambda_)

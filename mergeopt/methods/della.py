@@ -1,7 +1,6 @@
 """DELLA: drop deltas at random, the small ones more often (Deep et al. 2024, arXiv 2406.11617)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,11 +8,10 @@ from torch import Tensor
 
 from mergeopt.methods.chunks import Chunks
 from mergeopt.methods.draws import Draws
-from mergeopt.methods.kernels import PackedMask, at_least, below, sorted_rows
+from mergeopt.methods.dropping import Drop, Mask, dropped
+from mergeopt.methods.kernels import at_least, below, sorted_rows, taken
 from mergeopt.methods.method import merge_method
-from mergeopt.methods.steps import deltas, elected_mean, keep, norm_factors, task_sum
-
-_KEPT = 1 << 29  # elements whose masks are kept: 64 MiB
+from mergeopt.methods.steps import elected_mean, task_sum
 
 
 def _refusal(coefficients: Mapping[str, Any]) -> str | None:
@@ -24,55 +22,24 @@ def _refusal(coefficients: Mapping[str, Any]) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Drop:
-    """Masks of the tensor's sources, found chunk by chunk, and the factors [n] that restore the L1 norms.
+def _masks(density: Tensor, epsilon: Tensor, row: int, draws: Draws) -> Mask:
+    shares = list(zip(density.tolist(), epsilon.tolist(), strict=True))
 
-    Finding a mask takes a sort, so what measuring found is kept where it is small enough.
-    """
+    def mask(i: int, delta: Tensor, start: int) -> Tensor | None:
+        return None if shares[i][0] >= 1 else _mask(delta, row, draws.bits(i, start, delta), *shares[i])
 
-    density: Sequence[float]
-    epsilon: Sequence[float]
-    factors: Tensor
-    masks: Sequence[PackedMask] = ()
-
-    def pruned(self, sources: Sequence[Tensor], base: Tensor, start: int, row: int, draws: Draws) -> list[Tensor]:
-        """δ_i · mask_i."""
-        result = []
-        for i, delta in enumerate(deltas(sources, base)):
-            if self.density[i] >= 1:
-                result.append(delta)
-            elif self.masks:
-                result.append(keep(delta, self.masks[i].get(start, delta.numel()).to(delta.device)))
-            else:
-                result.append(keep(delta, _mask(delta, row, draws.bits(i, start, delta), *self.shares(i))))
-        return result
-
-    def shares(self, i: int) -> tuple[float, float]:
-        return self.density[i], self.epsilon[i]
+    return mask
 
 
-def _drop(chunks: Chunks, density: Tensor, epsilon: Tensor, rescale: bool, draws: Draws) -> _Drop:
-    n = density.numel()
-    drop = _Drop(density.tolist(), epsilon.tolist(), torch.ones(n, dtype=torch.float64))
-    if not rescale or all(d >= 1 for d in drop.density):
-        return drop
-    masks = [PackedMask(chunks.numel) for _ in range(n)] if n * chunks.numel <= _KEPT else []
-
-    def pruned(sources: Sequence[Tensor], base: Tensor, start: int) -> list[Tensor]:
-        found = drop.pruned(sources, base, start, chunks.row, draws)
-        for mask, kept in zip(masks, found, strict=False):
-            mask.put(start, kept != 0)  # a delta of zero is as good dropped
-        return found
-
-    return replace(drop, factors=norm_factors(chunks, pruned), masks=masks)
+def _drop(chunks: Chunks, density: Tensor, epsilon: Tensor, rescale: bool, draws: Draws) -> Drop:
+    return dropped(chunks, density, rescale, _masks(density, epsilon, chunks.row, draws))
 
 
 def _mask(delta: Tensor, row: int, draws: Tensor, density: float, epsilon: float) -> Tensor:
     """Mask [b] of whole rows: an element of rank r of n in its row is kept with density − ε + 2ε·r/(n−1).
 
     Its draw u would keep it from rank R = ⌊(u − density + ε)(n−1)/2ε⌋ + 1 on (from 0 where u < density − ε). So not
-    every element's rank is found, but its key compared with the row's R-th; keys are magnitude and place, no two equal.
+    every element's rank is found, but its magnitude compared with the row's R-th.
 
     Args:
         delta: [b].
@@ -81,18 +48,17 @@ def _mask(delta: Tensor, row: int, draws: Tensor, density: float, epsilon: float
         density: At least 0; nothing is kept at 0.
         epsilon: Negative ones keep the small elements more often.
     """
-    u = draws.view(-1, row)
     spread = abs(epsilon) if row > 1 and density > 0 else 0.0
-    possible = below(u, _limit(density + spread))
+    possible = below(draws, _limit(density + spread))
     if spread == 0:
-        return possible.view(-1)
-    places = torch.arange(row, device=delta.device)
-    keys = (delta.detach().float().abs().view(torch.int32).view(-1, row).long() << 32).bitwise_or_(places)
+        return possible
+    keys = delta.detach().float().abs().view(torch.int32).view(-1, row)
     if epsilon < 0:
         keys = ~keys
-    share = u.float().mul_(2.0**-32).add_(0.5 - density + spread)
-    least = share.mul_((row - 1) / (2 * spread)).floor_().add_(1).clamp_(0, row - 1).long()
-    return (at_least(keys, sorted_rows(keys).gather(1, least)) & possible).view(-1)
+    steps = (row - 1) / (2 * spread)
+    least = draws.view(-1, row).float().mul_(2.0**-32 * steps).add_((0.5 - density + spread) * steps + 1)
+    limits = taken(sorted_rows(keys), least.clamp_(0, row - 1))
+    return at_least(keys, limits).view(-1).logical_and_(possible)
 
 
 def _limit(share: float) -> int:
@@ -111,19 +77,20 @@ def della(
     normalize: bool = True,
     rescale: bool = True,
     lambda_: float = 1.0,
-    whole: _Drop,
+    whole: Drop,
     start: int,
     row: int,
     draws: Draws,
 ) -> Tensor:
     """TIES' sign election on deltas dropped at random, the small ones more often.
 
-    In each row (the last axis) of δ_i the element of rank r = 0 … n−1 by magnitude, equal ones in index order, is kept
+    In each row (the last axis) of δ_i the element of rank r = 0 … n−1 by magnitude (equal ones: that of the last of them) is kept
     with probability density_i − ε_i + 2ε_i·r/(n−1), a row of one element with density_i; all at density 1, none at 0.
     Then as dare_ties: s = sign(Σ w_i δ_i) per element, base + λ Σ over the agreeing of w_i δ_i, divided by the sum of
     their w_i where `normalize`; `rescale` restores each delta's L1 norm.
     """
-    kept = whole.pruned(sources, base, start, row, draws)
+    assert isinstance(density, Tensor) and isinstance(epsilon, Tensor)
+    kept = whole.kept(sources, base, start, _masks(density, epsilon, row, draws))
     return base + elected_mean(kept, weight, whole.factors, normalize, lambda_)
 
 
@@ -138,7 +105,7 @@ def della_linear(
     normalize: bool = False,
     rescale: bool = True,
     lambda_: float = 1.0,
-    whole: _Drop,
+    whole: Drop,
     start: int,
     row: int,
     draws: Draws,
@@ -147,5 +114,6 @@ def della_linear(
 
     Masks as in della; `normalize` divides by Σ w_i.
     """
-    kept = whole.pruned(sources, base, start, row, draws)
+    assert isinstance(density, Tensor) and isinstance(epsilon, Tensor)
+    kept = whole.kept(sources, base, start, _masks(density, epsilon, row, draws))
     return base + task_sum(kept, weight, whole.factors, normalize, lambda_)

@@ -84,10 +84,10 @@ def _hash_numpy(
     key1: int,
     out: "np.ndarray[tuple[int], np.dtype[np.int32]]",
 ) -> None:
-    x = out.view(np.uint32)
+    x, shifted = out.view(np.uint32), np.empty(len(out), dtype=np.uint32)
     np.bitwise_xor(counters.view(np.uint32), np.uint32(key0), out=x)
     x *= np.uint32(_FACTORS[0])
-    x ^= x >> np.uint32(15)
+    np.bitwise_xor(x, np.right_shift(x, np.uint32(15), out=shifted), out=x)
     x += np.uint32(key1)
     x *= np.uint32(_FACTORS[1])
 

@@ -1,7 +1,8 @@
 """The small steps that named methods are made of.
 
-Each takes and gives tensors of one chunk, [b] per source, and is differentiable in the coefficients. Chunks fit a
-core's cache, where one pass over one costs a sixth of a nanosecond per element: what counts is the number of passes.
+Each takes and gives tensors of one chunk, [b] per source, and is differentiable in the coefficients. What
+counts is the number of passes over a chunk: each costs a sixth of a nanosecond per element in a core's cache, twice that
+beyond, and the interpreter's lock.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,39 +10,51 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mergeopt.methods.chunks import Chunks, total
+from mergeopt.methods.chunks import Chunks, totals
+from mergeopt.methods.kernels import signs_
 
-Pruned = Callable[[Sequence[Tensor], Tensor, int], Sequence[Tensor]]
-"""(sources, base, start) of a chunk to its δ_i, pruned elements zero."""
-
-
-def deltas(sources: Sequence[Tensor], base: Tensor) -> list[Tensor]:
-    """δ_i = source_i − base."""
-    return [source - base for source in sources]
+Prune = Callable[[Tensor, int], None]
+"""(|δ| [n, b], start) of a chunk: makes pruned elements 0, in place."""
 
 
-def weighted_sum(tensors: Sequence[Tensor], weight: Tensor) -> Tensor:
+def deltas(sources: Sequence[Tensor], base: Tensor) -> Tensor:
+    """δ_i = source_i − base: new memory [n, b]."""
+    if any(x.requires_grad for x in (*sources, base)):
+        return torch.stack([source - base for source in sources])
+    result = base.new_empty((len(sources), *base.shape))
+    for source, row in zip(sources, result.unbind(), strict=True):
+        torch.sub(source, base, out=row)
+    return result
+
+
+def weighted_sum(tensors: Sequence[Tensor] | Tensor, weight: Tensor) -> Tensor:
     """Σ_i w_i x_i, added in order of i; product and sum rounded apart, so that no device fuses them differently."""
-    result = tensors[0] * weight[0]
-    for tensor, w in zip(tensors[1:], weight[1:], strict=True):
-        result = result + tensor * w
+    if isinstance(tensors, Tensor):
+        return _summed(tensors * _column(weight, tensors))
+    shares = weight.unbind() if weight.requires_grad else weight.tolist()
+    result = tensors[0] * shares[0]
+    for tensor, w in zip(tensors[1:], shares[1:], strict=True):
+        result += tensor * w
     return result
 
 
 def keep(tensor: Tensor, mask: Tensor) -> Tensor:
     """The tensor where the mask is set, else 0 (NaN stays: a broken source must show)."""
+    return tensor * as_number(mask, tensor)
+
+
+def as_number(mask: Tensor, like: Tensor) -> Tensor:
+    """1 where the mask is set, else 0."""
     if mask.dtype == torch.bool:  # as bytes, which torch widens six times as fast; torch.where is slower still
-        mask = mask.view(torch.uint8).to(tensor.dtype)
-    return tensor * mask
+        mask = mask.view(torch.uint8)
+    return mask.to(like.dtype)
 
 
-def task_sum(
-    kept: Sequence[Tensor], weight: Tensor, factors: Tensor, normalize: bool, lambda_: Tensor | float
-) -> Tensor:
+def task_sum(kept: Tensor, weight: Tensor, factors: Tensor, normalize: bool, lambda_: Tensor | float) -> Tensor:
     """λ Σ w_i f_i δ_i, divided by Σ w_i where `normalize` (and |Σ w_i| ≥ 1e-8).
 
     Args:
-        kept: δ_i, pruned elements zero.
+        kept: δ [n, b], pruned elements zero.
         weight: w [n].
         factors: f [n], what restores the norm of δ_i after pruning.
         normalize: Whether weights are shares.
@@ -53,40 +66,35 @@ def task_sum(
     return weighted_sum(kept, scale * factors.to(scale))
 
 
-def elected_mean(
-    kept: Sequence[Tensor], weight: Tensor, factors: Tensor, normalize: bool, lambda_: Tensor | float
-) -> Tensor:
-    """λ Σ w_i f_i δ_i over what agrees in sign with Σ of all, divided by Σ of their w_i where `normalize`.
+def elected_mean(kept: Tensor, weight: Tensor, factors: Tensor, normalize: bool, lambda_: Tensor | float) -> Tensor:
+    """λ Σ w_i f_i δ_i over what agrees in sign with Σ of all (zero counts as plus), divided by Σ of their w_i where
+    `normalize`; pruned elements never agree.
 
     Arguments as for `task_sum`.
     """
-    scale = weight * factors.to(weight)
-    weighted = [delta * s for delta, s in zip(kept, scale, strict=True)]
+    along = kept * _column(weight * factors.to(weight), kept)
+    elected = signs_(_summed(along.detach()))
+    along.mul_(elected).clamp_min_(0)
+    merged = _summed(along).mul_(elected)
     if normalize:
-        merged, divisor = elected_sum(weighted, weight)
+        divisor = _summed_weights(along, weight)
         least = float(weight.detach().min())
         # where all weights are positive the divisor is 0 only where nothing agrees, and there so is the sum
-        merged = merged / divisor.clamp_min(least) if least > 0 else divided(merged, divisor)
-    else:
-        elected = _elected(weighted)
-        along = [_along(x, elected) for x in weighted]
-        merged = sum(along[1:], along[0]) * elected
+        merged = merged / divisor.clamp_min_(least) if least > 0 else divided(merged, divisor)
     return merged if _is_one(lambda_) else merged * lambda_
 
 
-def elected_sum(weighted: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
-    """TIES' election: keep, element by element, only what agrees with the sign of the sum (zero counts as plus).
+def _column(weight: Tensor, like: Tensor) -> Tensor:
+    return weight.to(like).view(-1, *[1] * (like.dim() - 1))
 
-    Args:
-        weighted: w_i δ_i, pruned elements zero.
-        weight: w [n].
 
-    Returns:
-        Σ over the agreeing i of w_i δ_i, and of w_i; pruned elements never agree.
-    """
-    elected = _elected(weighted)
-    along = [_along(x, elected) for x in weighted]
-    return sum(along[1:], along[0]) * elected, _summed_weights([x.detach().sign() for x in along], weight)
+def _summed(rows: Tensor) -> Tensor:
+    """Σ_i x_i [b], new memory, added in order of i."""
+    first, *others = rows.unbind()
+    result = first + others[0] if others else first.clone()
+    for row in others[1:]:
+        result += row
+    return result
 
 
 def _is_one(number: Tensor | float) -> bool:
@@ -94,25 +102,17 @@ def _is_one(number: Tensor | float) -> bool:
     return not (isinstance(number, Tensor) and number.requires_grad) and float(number) == 1
 
 
-def _summed_weights(agreeing: Sequence[Tensor], weight: Tensor) -> Tensor:
-    """Σ w_i over the agreeing i, whose masks are 0 or 1."""
+def _summed_weights(along: Tensor, weight: Tensor) -> Tensor:
+    """Σ w_i over the agreeing i, where |w_i δ_i| [n, b] is above 0."""
+    agreeing = along.detach().sign()
     if weight.requires_grad:
         return weighted_sum(agreeing, weight)
-    result = agreeing[0] * weight[0]
-    for mask, w in zip(agreeing[1:], weight.tolist()[1:], strict=True):
+    rows = agreeing.unbind()
+    result, shares = rows[0], weight.tolist()
+    result.mul_(shares[0])
+    for mask, w in zip(rows[1:], shares[1:], strict=True):
         result.add_(mask, alpha=w)  # the product is exact: no matter whether it is fused with the sum
     return result
-
-
-def _elected(weighted: Sequence[Tensor]) -> Tensor:
-    """The sign of the sum, ±1."""
-    total = sum(weighted[1:], weighted[0]).detach()
-    return torch.copysign(total.new_ones(()), total)
-
-
-def _along(x: Tensor, elected: Tensor) -> Tensor:
-    """|x| where its sign is the elected one, else 0."""
-    return (x * elected).clamp_min(0)
 
 
 def divided(merged: Tensor, divisor: Tensor) -> Tensor:
@@ -121,13 +121,15 @@ def divided(merged: Tensor, divisor: Tensor) -> Tensor:
     return merged / (divisor + torch.eq(divisor.detach(), 0, out=zero))
 
 
-def norm_factors(chunks: Chunks, pruned: Pruned) -> Tensor:
-    """Σ|δ_i| / Σ|δ_i · mask_i| over the tensor [n], float64: restores the L1 norms; 1 where a sum is below 1e-7."""
+def norm_factors(chunks: Chunks, prune: Prune) -> Tensor:
+    """Σ|δ_i| / Σ|δ_i| of what pruning leaves, over the tensor [n], float64: restores the L1 norms; 1 where a sum is below 1e-7."""
     sums = []
     for chunk in chunks:
         assert chunk.base is not None
-        pairs = zip(deltas(chunk.sources, chunk.base), pruned(chunk.sources, chunk.base, chunk.start), strict=True)
-        sums.append(torch.stack([total(x.abs()) for pair in pairs for x in pair]).cpu())
-    found = torch.zeros(0) if not sums else sum(sums[1:], sums[0])
-    before, after = found.view(-1, 2).unbind(1)
+        magnitudes = deltas(chunk.sources, chunk.base).abs_()
+        whole = totals(magnitudes)
+        prune(magnitudes, chunk.start)
+        sums.append(torch.stack([whole, totals(magnitudes)]).cpu())
+    found = torch.zeros(2, 0) if not sums else sum(sums[1:], sums[0])
+    before, after = found.unbind()
     return torch.where((before < 1e-7) | (after < 1e-7), 1.0, before / after)

@@ -19,15 +19,16 @@ class _Trim:
     cutoffs: list[Cutoff]
     factors: Tensor
 
-    def kept(self, sources: Sequence[Tensor], base: Tensor, start: int) -> list[Tensor]:
-        pairs = zip(deltas(sources, base), self.cutoffs, strict=True)
-        return [cut.trimmed(delta, start) for delta, cut in pairs]
+    def prune(self, deltas: Tensor, start: int) -> None:
+        """Trims each δ_i [b] of [n, b], or its magnitudes, in place."""
+        for delta, cut in zip(deltas, self.cutoffs, strict=True):
+            cut.trim_(delta, start)
 
 
 def _trim(chunks: Chunks, density: Tensor, rescale: bool) -> _Trim:
     kept = [0 if d <= 0 else max(1, int(d * chunks.numel)) for d in density.tolist()]
     trim = _Trim(cutoffs(chunks, kept), torch.ones(len(kept), dtype=torch.float64))
-    return _Trim(trim.cutoffs, norm_factors(chunks, trim.kept)) if rescale else trim
+    return _Trim(trim.cutoffs, norm_factors(chunks, trim.prune)) if rescale else trim
 
 
 @merge_method(measure=_trim)
@@ -49,4 +50,6 @@ def ties(
     2. elect: s = sign(Σ w_i δ_i), zero as plus;
     3. merge: Σ over sign(w_i δ_i) = s of w_i δ_i, divided by Σ of their w_i where `normalize`; base + λ · that.
     """
-    return base + elected_mean(whole.kept(sources, base, start), weight, whole.factors, normalize, lambda_)
+    kept = deltas(sources, base)
+    whole.prune(kept, start)
+    return base + elected_mean(kept, weight, whole.factors, normalize, lambda_)
