@@ -5,7 +5,7 @@ Nothing heavy is imported before a command runs, so `--help` answers at once.
 
 import typer
 
-from mergeopt.cli import diagnose, evaluate, explain, merge, reproduce, search, validate, zoo
+from mergeopt.cli import diagnose, evaluate, explain, merge, report, reproduce, search, validate, zoo
 
 app = typer.Typer(
     name="mergeopt",
@@ -22,6 +22,7 @@ app.command("validate")(validate.validate)
 app.command("explain")(explain.explain)
 app.command("diagnose")(diagnose.diagnose)
 app.command("reproduce")(reproduce.reproduce)
+app.command("report")(report.report)
 app.command("zoo")(zoo.zoo)
 
 

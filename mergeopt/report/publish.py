@@ -1,4 +1,4 @@
-"""The winner becomes a model folder: weights, recipe, lock, results, card."""
+"""The winner becomes a model folder: weights, recipe, lock, results, card; the report stands beside the study."""
 
 import json
 import shutil
@@ -12,6 +12,8 @@ from mergeopt.merge.sources import facts
 from mergeopt.methods import SCHEMAS
 from mergeopt.optimizers import VERSION
 from mergeopt.report.card import model_card
+from mergeopt.report.html.items import write_items
+from mergeopt.report.html.page import write_report
 from mergeopt.study.events import Listener, Phase, Written
 from mergeopt.study.job import SearchJob
 from mergeopt.study.log import plain
@@ -49,6 +51,8 @@ def publish(found: Found, job: SearchJob, out: Path, listener: Listener) -> None
     )
     write_text(out / "result.json", result_text(found, job))
     write_text(out / "README.md", model_card(found, job))
+    write_items(job.suite, out / "search")
+    write_report(out, storage=job.file.optimize.storage)
 
 
 def result_text(found: Found, job: SearchJob) -> str:
