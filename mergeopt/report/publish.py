@@ -14,6 +14,7 @@ from mergeopt.optimizers import VERSION
 from mergeopt.report.card import model_card
 from mergeopt.report.html.items import write_items
 from mergeopt.report.html.page import write_report
+from mergeopt.report.html.png import FIGURE, write_png
 from mergeopt.study.events import Listener, Phase, Written
 from mergeopt.study.job import SearchJob
 from mergeopt.study.log import plain
@@ -50,6 +51,7 @@ def publish(found: Found, job: SearchJob, out: Path, listener: Listener) -> None
         lock_also={"items": items, "auto": VERSION},
     )
     write_text(out / "result.json", result_text(found, job))
+    write_png(found.result, out / FIGURE)
     write_text(out / "README.md", model_card(found, job))
     write_items(job.suite, out / "search")
     write_report(out, storage=job.file.optimize.storage)

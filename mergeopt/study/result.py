@@ -113,8 +113,9 @@ def _difference(data: Mapping[str, Any] | None) -> PairedDifference | None:
     """As it was before JSON, which has no infinity: an interval without ends has none."""
     if data is None:
         return None
-    ends = {"stderr": nan, "low": -inf, "high": inf, "df": 0.0}
-    return PairedDifference(**{key: ends.get(key) if value is None else value for key, value in data.items()})
+    ends: dict[str, Any] = {"stderr": nan, "low": -inf, "high": inf, "df": 0.0}
+    fields: dict[str, Any] = {key: ends.get(key) if value is None else value for key, value in data.items()}
+    return PairedDifference(**fields)
 
 
 def choose(

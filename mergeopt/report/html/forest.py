@@ -72,7 +72,7 @@ def _draw(lines: Sequence[Line], width: float) -> Markup:
     drawing = Drawing(width, height, TITLE, _said(lines))
     across = span(lines, 8, width - 8) if narrow else span(lines, 230, width - 250)
     bottom = top + row * len(lines)
-    for tick in across.ticks(4 if narrow else 6):
+    for tick in across.ticks(5 if narrow else 7):
         drawing.line(across(tick), top, across(tick), bottom, "grid")
         drawing.text(across(tick), bottom + 16, number(tick), "muted", at="middle")
     drawing.line(across(0), top, across(0), bottom, "zero")

@@ -93,11 +93,13 @@ def heatmap_figure(found: Coefficients, whose: str) -> Figure | None:
     if not shown:
         return None
     note = (
-        f"Of {whose}: each row a part of the model, each column a layer from the first to the last; the last rows belong "
-        "to no layer. The fuller the colour the larger, orange below zero."
+        f"Of {whose}: each row a part of the model, each column a layer from the first to the last; the last rows "
+        "belong to no layer. The fuller the colour the larger, orange below zero."
     )
     if same:
-        note += " Everywhere the same: " + ", ".join(f"{p.parameter} {short(*set(p.cells.values()))}" for p in same)
+        note += " Everywhere the same: " + ", ".join(
+            f"{p.parameter} {short(next(iter(p.cells.values())))}" for p in same
+        )
     rows = [
         [f"{public_name(p.source)} {p.parameter} {part}", "none" if layer is None else str(layer), short(value)]
         for p in shown
@@ -150,7 +152,9 @@ def _cell(drawing: Drawing, box: tuple[float, float, float], value: float, large
     share = abs(value) / largest
     gap = 1 if wide > 6 else 0
     drawing.rect(x, y, wide - gap, ROW - 1, "empty")
-    drawing.rect(x, y, wide - gap, ROW - 1, "minus" if value < 0 else "plus", opacity=share, tip=tip.replace("None", "none"))
+    drawing.rect(
+        x, y, wide - gap, ROW - 1, "minus" if value < 0 else "plus", opacity=share, tip=tip.replace("None", "none")
+    )
     if wide >= 5 * LETTER:
-        ink = "faint-cell" if share < 0.45 else "middle-cell" if share < 0.75 else "full-cell"
+        ink = "faint-cell" if share < 0.55 else "middle-cell" if share < 0.78 else "full-cell"
         drawing.text(x + wide / 2 - gap, y + 15, f"{value:.2f}".replace("-", "−"), f"cell {ink}", at="middle")

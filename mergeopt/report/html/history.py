@@ -45,7 +45,7 @@ class History:
 
     @property
     def last(self) -> int:
-        return max((one.number for one in (*self.tried, *self.learned)), default=0)
+        return max([t.number for t in self.tried] + [s.number for s in self.learned], default=0)
 
 
 def history_of(study: Reading) -> History:
@@ -59,7 +59,9 @@ def history_of(study: Reading) -> History:
         error = trial.error if trial.error is not None and math.isfinite(trial.error) else 0.0
         tried.append(Tried(trial.number, trial.value, Z * error, feasible, best))
     learned = [
-        Learned(step.number, -step.value, "gradient" not in step.wants) for step in study.steps if step.value is not None
+        Learned(step.number, -step.value, "gradient" not in step.wants)
+        for step in study.steps
+        if step.value is not None
     ]
     return History(tried, learned)
 
@@ -80,8 +82,8 @@ def history_figure(history: History) -> Figure | None:
         "history",
         "History",
         "Each dot is a trial on the search items, with its 95 % interval; the line is the best so far that keeps every "
-        "constraint, hollow dots break one, crosses failed. Below, the loss that the gradient goes down: small dots are "
-        "mini-batches, the line the held-out lessons.",
+        "constraint, hollow dots break one, crosses failed. Below, the loss that the gradient goes down: small dots "
+        "are mini-batches, the line the held-out lessons.",
         both(lambda width: _draw(history, width)),
         Table(["proposal", "value", "95 %", "best so far", "kind"], rows),
     )

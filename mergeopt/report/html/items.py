@@ -122,7 +122,9 @@ def duels_of(study: Reading, result: Result, texts: Mapping[str, Texts]) -> list
 
 def _outcomes(study: Reading, result: Result, name: str | None) -> Mapping[str, Sequence[float]]:
     """A contender's outcomes on the report items, by eval: of the reading that the result is made of."""
-    for note in reversed(study.notes("score")) if name is not None else ():
+    if name is None:
+        return {}
+    for note in reversed(study.notes("score")):
         if note["name"] == name and note["split"] == "report":
             cells = result.row(name).evals
             if all(note["evals"][e]["value"] == cells[e].value for e in cells):

@@ -20,6 +20,7 @@ from mergeopt.report.html.importance import importance_figure
 from mergeopt.report.html.items import duels_of
 from mergeopt.report.table import public_name, short, verdict
 from mergeopt.study.reading import Reading
+from mergeopt.study.record import Step, Trial
 
 REPORT = "report.html"
 
@@ -101,7 +102,7 @@ def headline(facts: Facts) -> list[str]:
 def _numbers(facts: Facts) -> list[tuple[str, str]]:
     study, result = facts.study, facts.result
     steps = result.steps if result else sum("gradient" in step.wants for step in study.steps)
-    done = [*study.trials, *study.steps]
+    done: list[Trial | Step] = [*study.trials, *study.steps]
     tokens = result.tokens if result else sum(one.tokens for one in done)
     seconds = result.seconds if result else sum(one.seconds for one in done)
     found = [("trials", f"{len(study.trials):,}"), ("gradient steps", f"{steps:,}"), ("tokens", f"{tokens:,}")]

@@ -46,7 +46,9 @@ class Drawing:
             way = "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + ("Z" if closed else "")
             self._add('<path d="M{}" class="{}">{}</path>', way, style, _tip(tip))
 
-    def text(self, x: float, y: float, text: str, style: str = "", *, at: str = "start", width: float = math.inf) -> None:
+    def text(
+        self, x: float, y: float, text: str, style: str = "", *, at: str = "start", width: float = math.inf
+    ) -> None:
         """Text on the baseline `y`; `at` is start, middle or end, and what goes beyond `width` is cut off."""
         shown = cut(text, width)
         tip = _tip(text) if shown != visible(text) else Markup()
