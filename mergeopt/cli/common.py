@@ -45,7 +45,9 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
             fail(str(error))
             raise typer.Exit(1) from None
         except KeyboardInterrupt as error:
-            fail("; ".join(["interrupted", *map(str, error.args)]))
+            fail("interrupted")
+            for hint in error.args:  # unfolded: it is to be copied
+                say(str(hint), err=True)
             raise typer.Exit(130) from None
         except _Terminated:
             fail("terminated")

@@ -122,4 +122,5 @@ def _run(job: Any, out: Path, compute: Any, *, resume: bool, quiet: bool, as_jso
         console.print(result_table(found.result, console.width))
         for line in verdict(found.result):
             console.print(visible(line), highlight=False, markup=False)
-        console.print(visible(f"wrote {out}"), highlight=False, markup=False)
+        for line in (f"wrote {out}", f"how it went: {out / 'search' / 'report.html'}"):
+            console.print(visible(line), highlight=False, markup=False, soft_wrap=True)

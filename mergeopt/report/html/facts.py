@@ -74,7 +74,8 @@ def read_facts(out: Path, *, storage: str | None = None) -> Facts:
         elif (best := best_trial(study)) is not None:
             document, whose = _recipe_of(best, study), f"trial {best.number}, the best so far"
         if document is not None:
-            coefficients, lacking = _coefficients(document, _near(study)), ""
+            coefficients = _coefficients(document, _near(study))
+            lacking = "" if coefficients.panels else f"{whose} is one model as it is"
     except MergeoptError as error:  # models that have moved since: the rest can be told all the same
         lacking = str(error)
     return Facts(

@@ -71,7 +71,7 @@ def history_figure(history: History) -> Figure | None:
     if not history.tried and not history.learned:
         return None
     rows = [
-        [f"trial {t.number}", _short(t.value), f"± {short(t.half)}", _short(t.best), "" if t.feasible else "infeasible"]
+        [f"trial {t.number}", _short(t.value), _half(t), _short(t.best), "" if t.feasible else "infeasible"]
         for t in history.tried
     ]
     rows += [
@@ -91,6 +91,10 @@ def history_figure(history: History) -> Figure | None:
 
 def _short(value: float | None) -> str:
     return "failed" if value is None else short(value)
+
+
+def _half(tried: Tried) -> str:
+    return f"± {short(tried.half)}" if tried.half else ""
 
 
 def _draw(history: History, width: float) -> Markup:
@@ -142,7 +146,7 @@ def _trials(drawing: Drawing, history: History, across: Axis, top: float, bottom
             drawing.path([(x - 4, bottom), (x + 4, bottom - 8)], "failed")
             continue
         drawing.line(x, up(t.value - t.half), x, up(t.value + t.half), "whisker")
-        tip = f"trial {t.number}: {short(t.value)} ± {short(t.half)}"
+        tip = f"trial {t.number}: {short(t.value)} {_half(t)}"
         drawing.dot(x, up(t.value), 4, "trial" if t.feasible else "infeasible", tip=tip)
 
 
