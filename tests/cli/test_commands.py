@@ -204,7 +204,8 @@ def test_a_search_shows_its_table_and_leaves_a_folder(work: Path, tmp_path: Path
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
         "README.md", "config.json", "generation_config.json", "mergekit_config.yml", "model.safetensors",
-        "recipe.lock.json", "recipe.yaml", "report.png", "result.json", "search", "tokenizer.json", "tokenizer_config.json",
+        "recipe.lock.json", "recipe.yaml", "report.png", "result.json", "search", "tokenizer.json",
+        "tokenizer_config.json",
     }  # fmt: skip
     saved = json.loads((tmp_path / "out" / "result.json").read_text())
     again = call("search", space, tmp_path / "out", "--resume", "--json")
