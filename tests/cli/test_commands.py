@@ -21,7 +21,7 @@ from mergeopt.study.lock import StudyLock
 from tests.conftest import read_weights, write_adapter
 from tests.study.family import hole, recipe, search_data, write_yaml
 
-COMMANDS = ("merge", "search", "eval", "validate", "explain", "diagnose", "reproduce", "zoo")
+COMMANDS = ("merge", "search", "eval", "validate", "explain", "diagnose", "reproduce", "report", "zoo")
 
 
 def call(*words: object) -> Result:

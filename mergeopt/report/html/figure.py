@@ -7,6 +7,8 @@ from markupsafe import Markup
 
 from mergeopt.errors import visible
 
+MOST = 1000  # rows of a table: a page of a hundred thousand trials would open no more
+
 
 @dataclass(frozen=True)
 class Table:
@@ -16,7 +18,13 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def cells(self) -> list[list[str]]:
-        return [[visible(cell) for cell in row] for row in self.rows]
+        """The first rows, as they are shown."""
+        return [[visible(cell) for cell in row] for row in self.rows[:MOST]]
+
+    @property
+    def more(self) -> int:
+        """Rows beyond those."""
+        return max(0, len(self.rows) - MOST)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,9 @@ def _side_by_side(front: Front, width: float) -> Markup:
     for i, name in enumerate(front.evals):
         drawing.line(places(i), up.start, places(i), up.end, "zero")
         drop = 20 + (18 * (i % 2) if narrow else 0)  # neighbours' names on two lines
-        drawing.text(places(i), bottom + drop, name, "label", at="middle", width=room * (1.9 if narrow else 0.95))
+        at = "start" if i == 0 else "end" if i == len(front.evals) - 1 else "middle"
+        x = places(i) + {"start": -40, "end": 40, "middle": 0}[at]
+        drawing.text(x, bottom + drop, name, "label", at=at, width=room * (1.9 if narrow else 0.95))
     for p in sorted(front.points, key=lambda p: p.best):
         way = [(places(i), up(v)) for i, v in enumerate(p.values)]
         drawing.path(way, "front" if p.best else "behind", tip=f"trial {p.number}")

@@ -42,7 +42,7 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An item on which the two differ, with both scores as text."""
+    """An item on which the two differ, with what became of both in words."""
 
     prompt: str
     answer: str
@@ -136,17 +136,20 @@ def _duel(name: str, texts: Texts, ours: Sequence[float], theirs: Sequence[float
     sign = 1 if texts.higher_is_better else -1
     ahead = [sign * (a - b) for a, b in zip(ours, theirs, strict=True)]
     order = sorted(range(len(ahead)), key=lambda i: -abs(ahead[i]))
+    right_or_wrong = {*ours, *theirs} <= {0, 1} and texts.higher_is_better
+
+    def outcome(value: float) -> str:
+        return ("right" if value else "wrong") if right_or_wrong else short(value)
 
     def examples(side: int) -> list[Example]:
         chosen = [i for i in order if side * ahead[i] > 0][:SHOWN]
-        return [_example(texts.items[i], ours[i], theirs[i]) for i in chosen]
+        return [
+            Example(_shown(texts.items[i].prompt), _shown(texts.items[i].answer), outcome(ours[i]), outcome(theirs[i]))
+            for i in chosen
+        ]
 
     won, lost = sum(a > 0 for a in ahead), sum(a < 0 for a in ahead)
     return Duel(name, won, lost, len(ahead) - won - lost, examples(1), examples(-1))
-
-
-def _example(asked: Asked, ours: float, theirs: float) -> Example:
-    return Example(_shown(asked.prompt), _shown(asked.answer), short(ours), short(theirs))
 
 
 def _shown(text: str) -> str:

@@ -18,6 +18,7 @@ from mergeopt.report.html.heatmap import heatmap_figure
 from mergeopt.report.html.history import history_figure, history_of
 from mergeopt.report.html.importance import importance_figure
 from mergeopt.report.html.items import duels_of
+from mergeopt.report.html.svg import LETTER, cut
 from mergeopt.report.table import public_name, short, verdict
 from mergeopt.study.reading import Reading
 from mergeopt.study.record import Step, Trial
@@ -51,7 +52,7 @@ def render(facts: Facts) -> str:
         loader=PackageLoader("mergeopt.report.html", ""), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters["visible"] = visible
+    environment.filters |= {"visible": visible, "brief": brief}
     sheet = Markup((Path(__file__).parent / "style.css").read_text(encoding="utf-8"))
     return environment.get_template("page.html").render(view(facts), sheet=sheet)
 
@@ -84,10 +85,17 @@ def view(facts: Facts) -> dict[str, Any]:
     }
 
 
+def brief(name: str) -> str:
+    """A name as prose can bear it: pictures and tables have more room."""
+    return cut(name, 60 * LETTER)
+
+
 def headline(facts: Facts) -> list[str]:
     """The verdict, the most important sentence first."""
     if facts.result is not None:
-        return verdict(facts.result)
+        result = facts.result
+        names = [result.winner, result.rival or "", *(one.name for one in result.importance)]
+        return verdict(result, {name: brief(public_name(name)) for name in names})
     best = best_trial(facts.study)
     trials = f"{len(facts.study.trials)} trials"
     if best is None or best.value is None:

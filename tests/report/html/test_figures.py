@@ -160,8 +160,9 @@ def test_wins_and_losses() -> None:
     (duel,) = duels_of(study, found, texts)
     assert (duel.won, duel.lost, duel.equal) == (1, 1, 1)
     assert (duel.wins[0].prompt, duel.losses[0].answer) == ("question 0", "1")
+    assert (duel.wins[0].winner, duel.wins[0].rival) == ("right", "wrong")
     (lower,) = duels_of(study, found, {"a": replace(texts["a"], higher_is_better=False)})
-    assert lower.wins[0].prompt == "question 1"
+    assert (lower.wins[0].prompt, lower.wins[0].winner) == ("question 1", ".000")
     assert duels_of(study, result(), texts) == []
 
 
