@@ -157,4 +157,6 @@ def _cell(drawing: Drawing, box: tuple[float, float, float], value: float, large
     )
     if wide >= 5 * LETTER:
         ink = "faint-cell" if share < 0.55 else "middle-cell" if share < 0.78 else "full-cell"
-        drawing.text(x + wide / 2 - gap, y + 15, f"{value:.2f}".replace("-", "−"), f"cell {ink}", at="middle")
+        drawing.text(
+            x + wide / 2 - gap, y + 15, f"{round(value, 2) + 0.0:.2f}".replace("-", "−"), f"cell {ink}", at="middle"
+        )

@@ -103,7 +103,7 @@ def headline(facts: Facts) -> list[str]:
     error = "" if best.error is None else f" ± {short(best.error)}"
     return [
         f"not finished: the best of {trials} so far scores {short(best.value)}{error} on the search items",
-        "The search chose it by these very items, so fresh ones will say less; nothing has read the report items yet.",
+        "The search chose it by these very items, so fresh ones will say less.",
     ]
 
 
