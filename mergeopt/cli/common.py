@@ -44,8 +44,10 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
         except MergeoptError as error:
             fail(str(error))
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             fail("interrupted")
+            for hint in error.args:  # unfolded: it is to be copied
+                say(str(hint), err=True)
             raise typer.Exit(130) from None
         except _Terminated:
             fail("terminated")
@@ -82,7 +84,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
-    for name in ("lm_eval", "datasets", "transformers", "optuna", "huggingface_hub"):
+    for name in ("lm_eval", "datasets", "transformers", "optuna", "huggingface_hub", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

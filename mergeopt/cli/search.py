@@ -1,6 +1,9 @@
 """`mergeopt search SPACE OUT`"""
 
+import json
+import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ def search(
     trust_eval_code: bool = typer.Option(False, "--trust-eval-code", help="Let evals run local Python code."),
     allow_benchmark: bool = typer.Option(False, "--allow-benchmark", help="Search on a benchmark's own test items."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but errors."),
-    as_json: bool = typer.Option(False, "--json", help="Print result.json instead of the table."),
+    as_json: bool = typer.Option(False, "--json", help="Print events as lines of JSON, the result as the last."),
 ) -> None:
     """Learn the merge: best recipe, weights and honest scores in OUT."""
     if not dry_run:
@@ -55,7 +58,20 @@ def search(
     check_room(job, out)
     if force and not resume:
         _clear(out)
-    _run(job, out, compute, resume=resume, quiet=quiet or as_json, as_json=as_json)
+    _run(job, out, compute, resume=resume, quiet=quiet, as_json=as_json)
+
+
+def _note_command(record: Any) -> None:
+    """How the study is run, for the report; in search/, which stays here."""
+    from mergeopt.merge.lock import machine, versions
+
+    record.note("command", {"argv": ["mergeopt", *sys.argv[1:]], "versions": versions(), "machine": machine()})
+
+
+def _again() -> str:
+    """The command that goes on with this one's study."""
+    words = [word for word in sys.argv[1:] if word not in ("--force", "--resume")]
+    return shlex.join(["mergeopt", *words, "--resume"])
 
 
 def _clear(out: Path) -> None:
@@ -66,14 +82,26 @@ def _clear(out: Path) -> None:
     if (out / "search").is_dir():
         StudyLock(out / "search" / "lock").release()  # refuses while another process writes it
         shutil.rmtree(out / "search")
+<<<<<<< HEAD
     stale = ("result.json", "recipe.yaml", "mergekit_config.yml", "recipe.lock.json", "config.json")
+=======
+    stale = (
+        "result.json",
+        "recipe.yaml",
+        "mergekit_config.yml",
+        "recipe.lock.json",
+        "README.md",
+        "report.png",
+        "config.json",
+    )
+>>>>>>> htmlreport
     for name in stale:
         (out / name).unlink(missing_ok=True)
     remove_card(out)
 
 
 def _run(job: Any, out: Path, compute: Any, *, resume: bool, quiet: bool, as_json: bool) -> None:
-    from mergeopt.cli.display import StudyDisplay
+    from mergeopt.cli.study_display import StudyDisplay
     from mergeopt.report.publish import publish, result_text
     from mergeopt.report.table import result_table, verdict
     from mergeopt.study.job import open_record
@@ -82,18 +110,23 @@ def _run(job: Any, out: Path, compute: Any, *, resume: bool, quiet: bool, as_jso
     existed = out.exists()
     record = open_record(job, out / "search", resume=resume)
     try:
-        with record, StudyDisplay(job, quiet=quiet) as display:
+        lines = typer.echo if as_json else None
+        with record, StudyDisplay(job, record, quiet=quiet, lines=lines) as display:
+            _note_command(record)
             found = run_search(job, record, compute, display)
             publish(found, job, out, display)
     except InputError:
         if not resume and not record.trials:  # nothing was learned: nothing stays
             shutil.rmtree(out / "search" if existed else out)
         raise
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"go on with: {_again()}") from None
     if as_json:
-        typer.echo(result_text(found, job), nl=False)
+        typer.echo(json.dumps({"event": "result", **json.loads(result_text(found, job))}))
     elif not quiet:
         console = screen()
         console.print(result_table(found.result, console.width))
         for line in verdict(found.result):
             console.print(visible(line), highlight=False, markup=False)
-        console.print(visible(f"wrote {out}"), highlight=False, markup=False)
+        for line in (f"wrote {out}", f"how it went: {out / 'search' / 'report.html'}"):
+            console.print(visible(line), highlight=False, markup=False, soft_wrap=True)

@@ -19,7 +19,8 @@ class Request:
     """A point to measure: `number` counts proposals from 0; `branch` indexes the space's choices.
 
     Three kinds. On split "search" it is a trial: the objective. On "calibrate" it is about the smooth loss to learn
-    from: with {"gradient"} on mini-batch `number`, with {"items"} on all held-out lessons.
+    from: with {"gradient"} on mini-batch `number`, with {"items"} on all held-out lessons; `level` says for whoever
+    watches how fine the directions are that it learns along.
     """
 
     number: int
@@ -27,6 +28,7 @@ class Request:
     branch: int = 0
     wants: frozenset[Want] = frozenset({"value"})
     split: Split = "search"
+    level: str = ""
 
 
 @dataclass(frozen=True, slots=True)

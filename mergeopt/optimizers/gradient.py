@@ -97,7 +97,8 @@ class Gradient(Search):
             return Request(number, rest[0]) if rest else None
         if self._growth is None or len(self.told) < number:
             return None
-        return _lesson(number, self.cube.outside(self._growth.x), "items" if self._growth.measuring else "gradient")
+        want: Want = "items" if self._growth.measuring else "gradient"
+        return _lesson(number, self.cube.outside(self._growth.x), want, self._growth.level)
 
     def learn(self, outcome: Outcome) -> None:
         number = outcome.request.number
@@ -126,5 +127,5 @@ class Gradient(Search):
         self._ended = len(self.told)
 
 
-def _lesson(number: int, point: Point, want: Want) -> Request:
-    return Request(number, point, wants=frozenset({want}), split="calibrate")
+def _lesson(number: int, point: Point, want: Want, level: str = "") -> Request:
+    return Request(number, point, wants=frozenset({want}), split="calibrate", level=level)

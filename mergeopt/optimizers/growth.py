@@ -57,6 +57,11 @@ class Growth:
         """The point to measure next, in the unit cube."""
         return self._descent.average if self.measuring else self._descent.x
 
+    @property
+    def level(self) -> str:
+        """The name of the level that it goes down now."""
+        return self._names[self._level]
+
     def learn(self, outcome: Outcome) -> None:
         """What the last point gave."""
         if self.measuring:

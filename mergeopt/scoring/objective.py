@@ -16,7 +16,7 @@ import numpy as np
 from mergeopt.errors import InputError
 from mergeopt.scoring.base import EvalInfo, EvalScore, Items, Scores
 from mergeopt.scoring.entry import Anchor
-from mergeopt.scoring.statistics import PairedDifference, paired_difference, with_interval
+from mergeopt.scoring.statistics import PairedDifference, mean_stderr, paired_difference, with_interval
 
 SURE = 10  # standard errors of the way from base to best parent that it counts as at least
 
@@ -130,6 +130,11 @@ def objective(scores: Scores, reference: Reference) -> Objective:
 def contributions(scores: Scores, reference: Reference) -> dict[str, Items]:
     """Per eval, each item's part of the objective: the sum over evals of their means is the objective's value."""
     return {t.name: t.weight * t.factor * (scores[t.name].items - t.origin) for t in reference.terms}
+
+
+def stderr(scores: Scores, reference: Reference) -> float:
+    """The standard error of the objective's value: errors of the evals' parts add in squares."""
+    return float(np.sqrt(sum(mean_stderr(items)[1] ** 2 for items in contributions(scores, reference).values())))
 
 
 def paired(a: Scores, b: Scores, reference: Reference, *, level: float = 0.95) -> PairedDifference:

@@ -36,23 +36,34 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class TrialDone:
-    """A trial finished; `value` None: it failed. `best` is the best feasible value so far."""
+    """A trial finished; `value` None: it failed, `error` is the value's standard error.
+
+    `best` is the best feasible value so far, of trials before a resumption too, and `best_error` that one's error.
+    """
 
     number: int
     value: float | None
     best: float | None
     seconds: float
     params: Mapping[str, float]
+    error: float | None = None
+    best_error: float | None = None
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """A step of the gradient (else a held-out loss) was measured: `value` is minus the loss; None: not finite."""
+    """A step of the gradient (else a held-out loss) was measured: `value` is minus the loss; None: not finite.
+
+    `level` says how fine the directions are.
+    """
 
     number: int
     value: float | None
     gradient: bool
     seconds: float
+    tokens: int = 0
+    level: str = ""
 
 
 @dataclass(frozen=True, slots=True)

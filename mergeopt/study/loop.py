@@ -12,7 +12,7 @@ from typing import Protocol
 
 from mergeopt.optimizers.base import Optimizer, Outcome, Request
 from mergeopt.scoring.base import Scores
-from mergeopt.scoring.objective import Reference, objective
+from mergeopt.scoring.objective import Reference, objective, stderr
 from mergeopt.space.branch import Branch
 from mergeopt.study.events import Listener, StepDone, TrialDone
 from mergeopt.study.record import Generation, Step, StudyRecord, Trial
@@ -157,7 +157,8 @@ class Loop:
             tokens=measured.tokens,
         )
         self._record.step(step, group)
-        self._listener(StepDone(step.number, step.value, "gradient" in step.wants, step.seconds))
+        gradient = "gradient" in step.wants
+        self._listener(StepDone(step.number, step.value, gradient, step.seconds, step.tokens, request.level))
         return step
 
     def _trial(self, request: Request, results: Iterator[Measured]) -> Trial:
@@ -170,10 +171,23 @@ class Loop:
             else:
                 trial = self._scored(request, next(results), begun)
             self._record.finish(trial)
-            values = [t.value for t in [*self._seen.values(), trial] if t.value is not None and t.violation == 0]
-            self._listener(TrialDone(trial.number, trial.value, max(values, default=None), trial.seconds, trial.params))
+            self._listener(self._told(trial))
         self._seen.setdefault(key, trial)
         return trial
+
+    def _told(self, trial: Trial) -> TrialDone:
+        feasible = [t for t in [*self._seen.values(), trial] if t.value is not None and t.violation == 0]
+        best = max(feasible, key=lambda t: t.value or 0.0, default=None)
+        return TrialDone(
+            trial.number,
+            trial.value,
+            best.value if best else None,
+            trial.seconds,
+            trial.params,
+            trial.error,
+            best.error if best else None,
+            trial.tokens,
+        )
 
     def _scored(self, request: Request, measured: Measured, begun: float) -> Trial:
         branch, scores = self._branches[request.branch], measured.scores
@@ -189,6 +203,7 @@ class Loop:
             branch=branch.name,
             params=params,
             value=result.value,
+            error=stderr(scores, self._reference),
             violation=result.violation,
             objectives=tuple(result.per_eval.values()),
             scores={score.name: score.value for score in scores},

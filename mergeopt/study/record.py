@@ -73,7 +73,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Trial:
-    """One point, tried. `value` is None exactly when `state` is "failed"."""
+    """One point, tried. `value` is None exactly when `state` is "failed"; `error` is its standard error, if known."""
 
     number: int
     branch: str
@@ -85,6 +85,7 @@ class Trial:
     items: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     seconds: float = 0.0
     tokens: int = 0
+    error: float | None = None
     state: Literal["complete", "failed"] = "complete"
 
 
@@ -179,7 +180,7 @@ class StudyRecord:
                     self._begun[begun.number] = begun
                     self._grouped(event)
                 case "step":
-                    step = _step(event)
+                    step = step_of(event)
                     self._steps[step.number] = step
                     self._grouped(event)
                 case "items":
@@ -187,7 +188,7 @@ class StudyRecord:
                 case "note":
                     self._notes.append((event["kind"], event["payload"]))
         for frozen in self._study.get_trials(deepcopy=False):
-            trial = _thawed(frozen, measured)
+            trial = trial_of(frozen, measured)
             if trial is not None:
                 self._trials[trial.number] = trial
 
@@ -246,6 +247,7 @@ class StudyRecord:
                         "tokens": trial.tokens,
                         "scores": trial.scores,
                         "objectives": trial.objectives,
+                        "error": trial.error,
                     }
                 ),
             )
@@ -348,7 +350,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _thawed(frozen: optuna.trial.FrozenTrial, measured: Mapping[int, Event]) -> Trial | None:
+def trial_of(frozen: optuna.trial.FrozenTrial, measured: Mapping[int, Event]) -> Trial | None:
     """Our trial from Optuna's; None for one that is not ours (the dashboard's users may queue their own)."""
     attrs = frozen.user_attrs
     if not frozen.state.is_finished() or "number" not in attrs:
@@ -367,11 +369,13 @@ def _thawed(frozen: optuna.trial.FrozenTrial, measured: Mapping[int, Event]) -> 
         items={name: _numbers(values) for name, values in measured[number]["items"].items()},
         seconds=attrs["seconds"],
         tokens=attrs["tokens"],
+        error=attrs.get("error"),  # older journals have none
         state="complete" if frozen.state is TrialState.COMPLETE else "failed",
     )
 
 
-def _step(event: Event) -> Step:
+def step_of(event: Event) -> Step:
+    """A step from its line of the log."""
     gradient = event["gradient"]
     return Step(
         number=event["number"],

@@ -21,7 +21,11 @@ from mergeopt.study.lock import StudyLock
 from tests.conftest import read_weights, write_adapter
 from tests.study.family import hole, recipe, search_data, write_yaml
 
+<<<<<<< HEAD
 COMMANDS = ("merge", "search", "eval", "validate", "explain", "diagnose", "reproduce", "submit", "zoo")
+=======
+COMMANDS = ("merge", "search", "eval", "validate", "explain", "diagnose", "reproduce", "report", "zoo")
+>>>>>>> htmlreport
 
 
 def call(*words: object) -> Result:
@@ -194,11 +198,12 @@ def test_a_search_shows_its_table_and_leaves_a_folder(work: Path, tmp_path: Path
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
         "README.md", "config.json", "generation_config.json", "mergekit_config.yml", "model.safetensors",
-        "recipe.lock.json", "recipe.yaml", "result.json", "search", "tokenizer.json", "tokenizer_config.json",
+        "recipe.lock.json", "recipe.yaml", "report.png", "result.json", "search", "tokenizer.json",
+        "tokenizer_config.json",
     }  # fmt: skip
     saved = json.loads((tmp_path / "out" / "result.json").read_text())
     again = call("search", space, tmp_path / "out", "--resume", "--json")
-    printed = json.loads(again.stdout)
+    printed = json.loads(again.stdout.splitlines()[-1])
     assert again.stderr == ""
     assert printed["rows"] == saved["rows"] and printed["winner"] == saved["winner"]
     assert (again.exit_code, printed["optimize"]["trials"]) == (0, 3)
@@ -426,7 +431,7 @@ def test_a_full_disk(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_models_that_compute_nan(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = search_data(recipe({"range": [1e38, 3e38]}) | {"dtype": "float16"}, trials=3)
     result = call("search", write_yaml(tmp_path / "s.yml", data), tmp_path / "out", "--json")
-    printed = json.loads(result.stdout)
+    printed = json.loads(result.stdout.splitlines()[-1])
     assert (result.exit_code, printed["trials"], printed["failed"], printed["learned"]) == (0, 3, 3, False)
     for name in ("base", "upper", "sort"):
         shutil.copytree(f"zoo/{name}", tmp_path / "zoo" / name)

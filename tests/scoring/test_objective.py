@@ -4,7 +4,7 @@ import pytest
 from mergeopt.errors import InputError
 from mergeopt.scoring.base import EvalInfo, EvalScore, Scores
 from mergeopt.scoring.entry import ObjectiveEntry
-from mergeopt.scoring.objective import Reference, contributions, objective, paired
+from mergeopt.scoring.objective import Reference, contributions, objective, paired, stderr
 from mergeopt.scoring.statistics import paired_difference
 
 N = 100
@@ -132,6 +132,13 @@ def test_paired_of_one_eval_is_a_plain_t_test():
     reference = Reference(infos, made[0], {})
     ours, plain = paired(*made, reference), paired_difference(made[0]["up"].items, made[1]["up"].items)
     assert (ours.mean, ours.low, ours.high, ours.df) == pytest.approx((plain.mean, plain.low, plain.high, plain.df))
+
+
+def test_the_error_of_a_value_adds_up_over_evals(infos, reference):
+    mine = scores(infos, up=0.7, down=2.0)
+    parts = contributions(mine, reference).values()
+    assert stderr(mine, reference) == pytest.approx(np.sqrt(sum(np.var(p, ddof=1) / N for p in parts)))
+    assert stderr(mine, reference) > 0
 
 
 def test_equal_candidates_have_no_difference(infos, reference):

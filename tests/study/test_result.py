@@ -1,14 +1,20 @@
-"""Choosing the winner: no harm, no luck, constraints first."""
+"""Choosing the winner: no harm, no luck, constraints first; and the result as a file."""
+
+import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from mergeopt.errors import InputError
 from mergeopt.recipe.recipe import ModelRef, Recipe, Slice, Source
 from mergeopt.scoring.base import EvalInfo, EvalScore, Scores
 from mergeopt.scoring.entry import ObjectiveEntry
 from mergeopt.scoring.objective import Reference
+from mergeopt.study.log import plain
 from mergeopt.study.references import Contender
-from mergeopt.study.result import choose, report_rows, rival_of
+from mergeopt.study.result import Importance, Result, choose, report_rows, rival_of
 
 ITEMS = 200
 ANY = Recipe("passthrough", (Slice((Source(ModelRef("m")),)),))
@@ -90,3 +96,22 @@ def test_the_table_has_paired_differences() -> None:
         assert row.evals["acc"].low < row.evals["acc"].value < row.evals["acc"].high
     rival = rival_of(rows, won)
     assert rival is not None and rival.name == "uniform"  # what is only compared cannot be had without searching
+
+
+def test_a_result_is_read_as_it_was_written() -> None:
+    won, other = contender("trial 1", "learned"), contender("uniform")
+    rows = report_rows([(won, scores(0.8)), (other, scores(0.6, seed=1))], won, reference())
+    rival = rival_of(rows, won)
+    assert rival is not None and rival.against is not None
+    result = Result(
+        "trial 1", True, rows, rival.name, rival.against, 3, 0, 4, 1.5, 100, {"acc": {"report": 200}}, 0.9,
+        (Importance("x", 0.5, 2.0),), ("a note",),
+    )  # fmt: skip
+    assert Result.parse(json.loads(json.dumps(plain(result.data()))), "result.json") == result
+    alone = replace(result, gain=replace(rival.against, stderr=math.nan, low=-math.inf, high=math.inf, df=0.0))
+    again = Result.parse(json.loads(json.dumps(plain(alone.data()))), "result.json").gain
+    assert again is not None and (again.low, again.high) == (-math.inf, math.inf) and math.isnan(again.stderr)
+    with pytest.raises(InputError, match=r"result.json: is of format 7, not 1"):
+        Result.parse({"format": 7}, "result.json")
+    with pytest.raises(InputError, match=r"is not a whole result: 'winner'"):
+        Result.parse({"format": 1}, "result.json")
