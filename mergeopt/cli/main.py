@@ -5,11 +5,7 @@ Nothing heavy is imported before a command runs, so `--help` answers at once.
 
 import typer
 
-<<<<<<< HEAD
-from mergeopt.cli import diagnose, evaluate, explain, merge, reproduce, search, submit, validate, zoo
-=======
-from mergeopt.cli import diagnose, evaluate, explain, merge, report, reproduce, search, validate, zoo
->>>>>>> htmlreport
+from mergeopt.cli import diagnose, evaluate, explain, merge, report, reproduce, search, submit, validate, zoo
 
 app = typer.Typer(
     name="mergeopt",
@@ -26,11 +22,8 @@ app.command("validate")(validate.validate)
 app.command("explain")(explain.explain)
 app.command("diagnose")(diagnose.diagnose)
 app.command("reproduce")(reproduce.reproduce)
-<<<<<<< HEAD
-app.command("submit")(submit.submit)
-=======
 app.command("report")(report.report)
->>>>>>> htmlreport
+app.command("submit")(submit.submit)
 app.command("zoo")(zoo.zoo)
 
 

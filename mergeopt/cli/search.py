@@ -82,19 +82,7 @@ def _clear(out: Path) -> None:
     if (out / "search").is_dir():
         StudyLock(out / "search" / "lock").release()  # refuses while another process writes it
         shutil.rmtree(out / "search")
-<<<<<<< HEAD
-    stale = ("result.json", "recipe.yaml", "mergekit_config.yml", "recipe.lock.json", "config.json")
-=======
-    stale = (
-        "result.json",
-        "recipe.yaml",
-        "mergekit_config.yml",
-        "recipe.lock.json",
-        "README.md",
-        "report.png",
-        "config.json",
-    )
->>>>>>> htmlreport
+    stale = ("result.json", "recipe.yaml", "mergekit_config.yml", "recipe.lock.json", "report.png", "config.json")
     for name in stale:
         (out / name).unlink(missing_ok=True)
     remove_card(out)

@@ -11,17 +11,12 @@ from mergeopt.merge.plan import make_plan
 from mergeopt.merge.sources import facts
 from mergeopt.methods import SCHEMAS
 from mergeopt.optimizers import VERSION
-<<<<<<< HEAD
 from mergeopt.report.card.keep import write_card
 from mergeopt.report.card.searched import model_card
-from mergeopt.study.events import Listener, Notice, Phase, Written
-=======
-from mergeopt.report.card import model_card
 from mergeopt.report.html.items import write_items
 from mergeopt.report.html.page import write_report
 from mergeopt.report.html.png import FIGURE, write_png
-from mergeopt.study.events import Listener, Phase, Written
->>>>>>> htmlreport
+from mergeopt.study.events import Listener, Notice, Phase, Written
 from mergeopt.study.job import SearchJob
 from mergeopt.study.log import plain
 from mergeopt.study.search import Found
@@ -57,16 +52,12 @@ def publish(found: Found, job: SearchJob, out: Path, listener: Listener) -> None
         lock_also={"items": items, "auto": VERSION},
     )
     write_text(out / "result.json", result_text(found, job))
-<<<<<<< HEAD
+    write_png(found.result, out / FIGURE)
     kept = write_card(out, model_card(found, job, out.resolve().name))
     if kept:
         listener(Notice(kept))
-=======
-    write_png(found.result, out / FIGURE)
-    write_text(out / "README.md", model_card(found, job))
     write_items(job.suite, out / "search")
     write_report(out, storage=job.file.optimize.storage)
->>>>>>> htmlreport
 
 
 def result_text(found: Found, job: SearchJob) -> str:

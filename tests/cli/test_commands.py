@@ -21,11 +21,7 @@ from mergeopt.study.lock import StudyLock
 from tests.conftest import read_weights, write_adapter
 from tests.study.family import hole, recipe, search_data, write_yaml
 
-<<<<<<< HEAD
-COMMANDS = ("merge", "search", "eval", "validate", "explain", "diagnose", "reproduce", "submit", "zoo")
-=======
-COMMANDS = ("merge", "search", "eval", "validate", "explain", "diagnose", "reproduce", "report", "zoo")
->>>>>>> htmlreport
+COMMANDS = ("merge", "search", "eval", "validate", "explain", "diagnose", "reproduce", "report", "submit", "zoo")
 
 
 def call(*words: object) -> Result:

@@ -11,6 +11,7 @@ from mergeopt.recipe.write import recipe_data
 from mergeopt.report.card.front import card
 from mergeopt.report.card.markdown import markdown_text
 from mergeopt.report.card.naming import Names, last_part
+from mergeopt.report.html.png import FIGURE
 from mergeopt.report.table import result_markdown, verdict
 from mergeopt.scoring.base import SPLITS
 from mergeopt.study.job import SearchJob
@@ -38,6 +39,8 @@ def model_card(found: Found, job: SearchJob, name: str = "Merged model") -> str:
         _paragraph(found.result, job),
         "",
         result_markdown(result, {}),
+        "",
+        f"![The winner beside parents and fixed recipes]({FIGURE})",
         "",
         *(f"* {markdown_text(line)}" for line in [*verdict(result, {}), *again]),
         "",
