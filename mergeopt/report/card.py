@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mergeopt.checkpoint.checkpoint import Checkpoint
-from mergeopt.merge.folder import portability
+from mergeopt.merge.folder import PORTABILITY, portability
+from mergeopt.merge.unmade import Unmade
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.write import recipe_data, to_yaml
 from mergeopt.report.table import markdown_text, result_markdown, verdict
@@ -16,19 +17,23 @@ from mergeopt.study.search import Found
 def model_card(found: Found, job: SearchJob) -> str:
     """README.md of OUT: front matter, the merge under mergekit's headings, the search, the honest table."""
     recipe = found.winner.recipe
-    names = {str(ref): _whole_name(ref, checkpoint) for ref, checkpoint in job.checkpoints.items()}
+    whole = {ref: checkpoint for ref, checkpoint in job.checkpoints.items() if not isinstance(checkpoint, Unmade)}
+    names = {str(ref): _whole_name(ref, checkpoint) for ref, checkpoint in whole.items()}
+    steps = job.steps.below(recipe)
+    models = job.steps.chain(recipe, job.near).models if steps else recipe.models
     front: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["merge", "mergekit", "mergeopt"],
     }
-    parts = {part: folder for ref in recipe.models for part, folder in _parts(ref, job.checkpoints[ref])}
+    parts = {part: folder for ref in models for part, folder in _parts(ref, whole[ref])}
     hub = [part.path for part, folder in parts.items() if is_from_hub(part, folder)]
     if hub:
         front |= {"base_model": list(dict.fromkeys(hub)), "base_model_relation": "merge"}
-    merged = "\n".join(f"* {markdown_text(names[str(ref)])}" for ref in recipe.models)
+    merged = "\n".join(f"* {markdown_text(names[str(ref)])}" for ref in models)
     again = [text for text in found.result.notices if text.startswith("the report items were read")]
-    data = recipe_data(recipe)
+    public = {part.path: card_name(part, folder) for part, folder in parts.items()} | names
+    base = None if recipe.base is None else names.get(str(recipe.base))
     lines = [
         "---",
         to_yaml(front).rstrip(),
@@ -41,7 +46,9 @@ def model_card(found: Found, job: SearchJob) -> str:
         "## Merge Details",
         "### Merge Method",
         "",
-        f"`{recipe.method}`" + (f", base {markdown_text(names[str(recipe.base)])}" if recipe.base else ""),
+        f"`{recipe.method}`"
+        + (f", the last of a chain of {len(steps) + 1} merges" if steps else "")
+        + (f", base {markdown_text(base)}" if base else ""),
         "",
         "### Models Merged",
         "",
@@ -63,14 +70,23 @@ def model_card(found: Found, job: SearchJob) -> str:
         "### Configuration",
         "",
         "```yaml",
-        to_yaml(_public(data, {part.path: card_name(part, folder) for part, folder in parts.items()} | names)).rstrip(),
+        "---\n".join(
+            to_yaml(_public(data, public))
+            for data in [*({"name": s.name} | recipe_data(s.recipe) for s in steps), recipe_data(recipe)]
+        ).rstrip(),
         "```",
         "",
         "Made again with `mergeopt merge recipe.yaml OUT`; `recipe.lock.json` has the hash of every tensor. "
-        f"With mergekit: {portability(found.prepared)}.",
+        f"With mergekit: {_portability(found, job)}.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _portability(found: Found, job: SearchJob) -> str:
+    """Of a chain that of the step that mergekit is furthest from."""
+    views = [job.steps.views[step.name] for step in job.steps.below(found.winner.recipe)]
+    return max((portability(each) for each in [*(v.prepared for v in views), found.prepared]), key=PORTABILITY.index)
 
 
 def is_from_hub(ref: ModelRef, folder: Path) -> bool:

@@ -63,7 +63,8 @@ def run_search(job: SearchJob, record: StudyRecord, compute: Compute, listener: 
     refined = None if job.file.optimize.portable else study.refine(trials, reference)
     winner = study.select(trials, reference, refined)
     result = study.report(winner, trials, reference)
-    prepared = replace(prepare(winner.recipe, job.opened), refinement=winner.refinement)
+    opened = {ref: job.opened[ref] for ref in winner.recipe.named}
+    prepared = replace(prepare(winner.recipe, opened), refinement=winner.refinement)
     return Found(result, winner, prepared)
 
 
@@ -134,7 +135,8 @@ class Study:
         """The trials."""
         options = self.job.file.optimize
         branches = self.job.space.branches
-        levels = self._learn(reference) if options.method in LEARNING else None
+        learns = options.method in LEARNING and any(branch.dimensions for branch in branches)
+        levels = self._learn(reference) if learns else None
         bounded = options.trials is not None or (options.tokens is None and options.time is None)
         self.listener(Phase("search", options.most_trials if bounded else None))
         planned = self._planned_trials(reference)
