@@ -88,7 +88,10 @@ def prepare_stages(stages: Stages, match: Match | None = None) -> PreparedChain:
         with placed(stage.where):
             ready = [ref for ref in stage.recipe.named if ref not in stage.needs]
             found = open_models(ready, stage.near, stage.recipe.base)
-            earlier = {ref: _on(unmade(done[name].prepared, str(ref.bare), match), ref, stage) for ref, name in stage.needs.items()}
+            earlier = {
+                ref: _on(unmade(done[name].prepared, str(ref.bare), match), ref, stage)
+                for ref, name in stage.needs.items()
+            }
             opened = {ref: (found | earlier)[ref] for ref in stage.recipe.named}
             prepared = prepare(stage.recipe, opened)
             prepared = match.prepared(prepared) if match else prepared

@@ -104,7 +104,12 @@ class _Reader:
         out, start = torch.empty(prod(job.shape), dtype=torch_dtype(job.dtype)), 0
         with torch.no_grad(), one_thread_each():
             for part in compute(
-                job, METHODS[self._plan.method], self._kept.source, self._plan.seed, None, self._view.prepared.refinement
+                job,
+                METHODS[self._plan.method],
+                self._kept.source,
+                self._plan.seed,
+                None,
+                self._view.prepared.refinement,
             ):
                 out[start : start + part.numel()] = part
                 start += part.numel()

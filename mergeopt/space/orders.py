@@ -1,13 +1,13 @@
 """The orders of a chain: each is a branch, and of each only the last step is searched.
 
-``chain: {order: [a, b, c]}`` stands for every order of the models, ``chain: {choice: [[a, b, c], [b, a, c]]}`` for those
-listed. The steps before the last have numbers of their own and are made once: steps that are the same in two branches
-have one name.
+``chain: {order: [a, b, c]}`` stands for every order of the models, ``chain: {choice: [[a, b, c], [b, a, c]]}`` for
+those listed. The steps before the last have numbers of their own and are made once: steps that are the same in two
+branches have one name.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -16,7 +16,7 @@ from typing import Any
 
 from mergeopt.errors import InputError, did_you_mean
 from mergeopt.recipe.chain import written_out
-from mergeopt.recipe.document import Document
+from mergeopt.recipe.document import Document, Route
 from mergeopt.recipe.schema import MethodSchema
 from mergeopt.space.choices import MAX_BRANCHES, branches_of
 from mergeopt.space.hole import Hole
@@ -91,6 +91,7 @@ def _orders(document: Document) -> Iterator[tuple[str, Document]]:
         yield "", document
         return
     key, entries = _hole(chain, document)
+    orders: list[list[Route]]
     if key == "order":
         orders = [[(position,) for position in order] for order in permutations(range(len(entries)))]
     else:
@@ -134,8 +135,8 @@ def _hole(chain: Mapping[str, Any], document: Document) -> tuple[str, list[Any]]
     return key, entries
 
 
-def _at(entries: list[Any], route: Sequence[int]) -> Any:
-    value: Any = entries
+def _at(entries: list[Any], route: Route) -> Any:
+    value: Any = entries  # lists in lists
     for step in route:
         value = value[step]
     return value

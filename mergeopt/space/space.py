@@ -15,8 +15,8 @@ from mergeopt.space.dimension import Dimension
 from mergeopt.space.entries import Settings
 from mergeopt.space.hole import Hole
 from mergeopt.space.meaning import Meaning, Terms, Variable
-from mergeopt.space.outline import ShapeOf, outline
 from mergeopt.space.orders import Variant, named, variants
+from mergeopt.space.outline import ShapeOf, outline
 from mergeopt.space.parts import REST
 from mergeopt.space.tree import changed, found
 from mergeopt.space.writer import template

@@ -95,6 +95,9 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
         shape: Shape = opened[ref].shape
         return shape
 
+    chained = "chain" in file.recipe.data
+    if chained:
+        _check_chain(file)
     steps = Steps.planned(file.recipe, file.optimize.seed, near)
     opened |= {ModelRef(name): view for name, view in steps.views.items()}
     space = parse_space(file.recipe, schemas=SCHEMAS, shape_of=shape_of)
@@ -113,8 +116,7 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
             shape_of(ref)
     check_one_vocabulary(recipes)
     merged = recipes[0]
-    if "chain" in file.recipe.data:
-        _check_chain(file, recipes)
+    if chained:
         leaves = dict.fromkeys(ref for recipe in recipes for ref in steps.chain(recipe, near).models)
         for ref in leaves:
             shape_of(ref)
@@ -160,11 +162,12 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
     return SearchJob(file, space, merged, seen, vocabulary, opened, found, suite, near, tuple(notices), steps)
 
 
-def _check_chain(file: SearchFile, recipes: Sequence[Recipe]) -> None:
+def _check_chain(file: SearchFile) -> None:
     """Raises InputError for what a search over chains cannot do yet."""
-    if any(recipe.tokenizer is not None for recipe in recipes):
-        remedy = "merge models of one vocabulary, or bring them to one first"
-        raise InputError("a chain with a vocabulary of its own cannot be searched", where="tokenizer", remedy=remedy)
+    for key in ("tokenizer", "tokenizer_source"):
+        if file.recipe.data.get(key) is not None:
+            problem, remedy = "a chain with a vocabulary of its own cannot be searched", "bring the models to one first"
+            raise InputError(problem, where=file.recipe.where((key,)), remedy=remedy)
     if not file.optimize.portable:
         problem = "numbers below the tensor cannot be learned on a chain"
         raise InputError(problem, where="optimize.portable", remedy="leave it out")

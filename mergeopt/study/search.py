@@ -135,8 +135,7 @@ class Study:
         """The trials."""
         options = self.job.file.optimize
         branches = self.job.space.branches
-        learns = options.method in LEARNING and any(branch.dimensions for branch in branches)
-        levels = self._learn(reference) if learns else None
+        levels = self._learn(reference) if options.method in LEARNING else None
         bounded = options.trials is not None or (options.tokens is None and options.time is None)
         self.listener(Phase("search", options.most_trials if bounded else None))
         planned = self._planned_trials(reference)
@@ -160,6 +159,8 @@ class Study:
 
     def _learn(self, reference: Reference) -> list[Sequence[Level]] | None:
         """Makes the lessons, and says how fine each branch may be learned from them; None where there are none."""
+        if not any(branch.dimensions for branch in self.job.space.branches):
+            return [() for _ in self.job.space.branches]  # choices alone have no gradient
         learn = self.job.file.learn or Learn()
         self.listener(Phase("lessons"))
         curriculum = School(self.job, self.bench, reference, self.listener).curriculum(("calibrate",))

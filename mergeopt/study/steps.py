@@ -41,8 +41,11 @@ class Steps:
         stages = tuple(replace(stage, near=near or Path()) for stage in read.stages)
         prepared = {each.stage.name: each.prepared for each in prepare_stages(Stages(stages, ())).stages}
         views = {name: unmade(made, name) for name, made in prepared.items()}
-        notices = [f"{name}: {text}" for name, made in prepared.items() for text in made.notices]
-        return cls(document, {s.name: s for s in stages}, views, (*read.notices, *dict.fromkeys(notices)))
+        said: dict[str, str] = {}
+        for name, made in prepared.items():
+            for text in made.notices:
+                said.setdefault(text, f"{name}: {text}")  # of many steps, the first
+        return cls(document, {s.name: s for s in stages}, views, (*read.notices, *said.values()))
 
     def needed(self, recipe: Recipe) -> dict[ModelRef, str]:
         """Which models of a recipe are steps, and the name of each."""
