@@ -68,7 +68,17 @@ def _entry(entry: Any, document: Document, index: int) -> dict[str, Any]:
         if key not in ENTRY_KEYS:
             hint = did_you_mean(str(key), ENTRY_KEYS)
             raise InputError(f"unknown key {key!r}", where=document.where((*route, key)), remedy=hint)
+    _settings(entry, document, route)
     return entry
+
+
+def _settings(part: Mapping[str, Any], document: Document, route: Route = ()) -> Mapping[str, Any]:
+    """The `parameters` of an entry or of the top level."""
+    given = part.get("parameters") or {}
+    if not isinstance(given, dict):
+        where = document.where((*route, "parameters"))
+        raise InputError(f"parameters are {given!r}", where=where, remedy="write parameters: {weight: 0.5}")
+    return given
 
 
 def _step(
@@ -94,7 +104,7 @@ def _step(
         top["base_model"] = before["model"]
     first = {key: value for key, value in before.items() if key != "merge_method"}
     data = top | {"merge_method": method, "models": [first, {"model": entry["model"], "parameters": own}]}
-    data["parameters"] = (top.get("parameters") or {}) | step
+    data["parameters"] = {**_settings(top, document), **step}
     data.pop("name", None)
     return Document(data, document.source, _lines(document, index), document.notices, document.text)
 

@@ -5,12 +5,12 @@ those listed. The steps before the last have numbers of their own and are made o
 branches have one name.
 """
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import permutations
 from math import factorial
 from typing import Any
 
@@ -42,13 +42,18 @@ def variants(document: Document, schemas: Mapping[str, MethodSchema]) -> Iterato
         InputError: a hole against the grammar, or in a step before the last; more than `MAX_BRANCHES` variants.
     """
     names: dict[str, str] = {}
+    words = {word for _, word in found(document.data, str)}  # a model may be called as we call a step
+    fresh = (name for name in map("step-{}".format, itertools.count(1)) if name not in words)
 
     def name_of(_: int, step: Document) -> str:
         for route, _hole in found(step.data, Hole):
             problem = "a range in a step before the last of a chain cannot be searched"
             remedy = "give it a number or {choice: [...]}; in the last step's own entry a range can stand"
             raise InputError(problem, where=step.where(route), remedy=remedy)
-        return names.setdefault(_text(step.data), f"step-{len(names) + 1}")
+        made = _text(step.data)
+        if made not in names:
+            names[made] = next(fresh)
+        return names[made]
 
     count = 0
     for order, part in _orders(document):
@@ -93,7 +98,7 @@ def _orders(document: Document) -> Iterator[tuple[str, Document]]:
     key, entries = _hole(chain, document)
     orders: list[list[Route]]
     if key == "order":
-        orders = [[(position,) for position in order] for order in permutations(range(len(entries)))]
+        orders = [[(position,) for position in order] for order in itertools.permutations(range(len(entries)))]
     else:
         orders = [[(i, j) for j in range(len(order))] for i, order in enumerate(entries)]
     labels = [f"order={' > '.join(_model(_at(entries, route)) for route in order)}" for order in orders]

@@ -151,6 +151,8 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
     notices += [said for checkpoint in opened.values() for said in checkpoint.notices]
     if len(space.branches) == 1 and not space.branches[0].dimensions:
         notices.append("the recipe has no holes: nothing is searched, it is only compared")
+    if len(space.branches) > file.optimize.most_trials > 0:
+        notices.append(f"{len(space.branches)} branches and {file.optimize.most_trials} trials: not every one is tried")
     if file.optimize.learns:
         still = dict.fromkeys(name for branch in space.branches for name in branch.thresholds)
         notices += [f"{name} is a threshold: no gradient moves it, only a search by trials" for name in still]

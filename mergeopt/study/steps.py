@@ -34,6 +34,8 @@ class Steps:
         Raises:
             InputError: a step that is no recipe, models that are missing or do not fit together.
         """
+        if "chain" not in document.data:
+            return cls(document)
         documents = [replace(d, data={"seed": seed} | d.data) for d in earlier_steps(document, SCHEMAS)]
         if not documents:
             return cls(document)

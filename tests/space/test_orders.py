@@ -54,6 +54,7 @@ def test_steps_of_two_orders_are_made_once() -> None:
     pairs = [name for name, data in made.items() if not data["models"][0]["model"].startswith("step-")]
     assert (len(made), len(pairs)) == (36, 12) and list(made)[:2] == ["step-1", "step-2"]
     assert list(steps(SOME)) == ["step-1", "step-2"]
+    assert list(steps(SOME.replace("[a,", "[step-1,"))) == ["step-2", "step-3"]
 
 
 def test_listed_orders_have_entries_of_their_own_and_ranges_in_the_last() -> None:

@@ -159,6 +159,11 @@ def test_the_last_step_has_numbers_to_search_and_choices_may_stand_anywhere(work
     assert all(torch.equal(live.view(name), weight) for name, weight in read_weights(tmp_path / "out").items())
 
 
+def test_orders_that_the_trials_cannot_pay_for_are_counted(work: Path, tmp_path: Path) -> None:
+    said = prepare(search_data(chained(), trials=5), tmp_path).notices
+    assert "6 branches and 5 trials: not every one is tried" in said
+
+
 def test_four_models_stand_on_steps_of_steps(work: Path, tmp_path: Path) -> None:
     """A step's own steps are no sources of a candidate: they are computed on the way and not kept."""
     job = prepare(search_data(chained({"order": [*MODELS, "zoo/multitask"]}), method="grid"), tmp_path)
