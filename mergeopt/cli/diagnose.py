@@ -127,6 +127,9 @@ def _search_file(document: "Document", path: Path) -> tuple["Recipe", list["Obje
     from mergeopt.study.searchfile import read_search_file
 
     file = read_search_file(document, layers_of=layers_near(path.parent))
+    if "chain" in file.recipe.data:
+        where = file.recipe.where(("chain",))
+        raise InputError("a chain is several merges, one is wanted here", where=where, remedy="use --models a b c")
     with placed(str(path)):
         space = parse_space(
             file.recipe, schemas=SCHEMAS, shape_of=lambda ref: open_models([ref], path.parent)[ref].shape

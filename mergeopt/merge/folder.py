@@ -35,6 +35,7 @@ from mergeopt.methods import METHODS, SCHEMAS
 from mergeopt.recipe.recipe import Recipe, Source
 from mergeopt.recipe.write import recipe_data, to_yaml
 
+PORTABILITY = ("exact", "rounding", "other random draw", "mergeopt only")
 _BLOCK = 4096  # bytes that a file may take beyond its size
 
 

@@ -8,12 +8,9 @@ something else: after an interruption or a change, the chain goes on where it mu
 import json
 import re
 import shutil
-import tempfile
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +19,14 @@ import xxhash
 import mergeopt
 from mergeopt.checkpoint.adapter import with_adapter
 from mergeopt.checkpoint.checkpoint import Checkpoint
-from mergeopt.checkpoint.header import StoredTensor, item_size
 from mergeopt.checkpoint.locate import locate_model
-from mergeopt.checkpoint.reader import Reader
-from mergeopt.errors import InputError, MergeoptError, placed
+from mergeopt.errors import InputError, placed
 from mergeopt.merge.folder import Prepared, merge_to_folder, prepare
 from mergeopt.merge.lock import LOCK_FILE
 from mergeopt.merge.mergekit_mode import Match
 from mergeopt.merge.sources import Checkpoints, open_models
 from mergeopt.merge.stream import Progress, stream
-from mergeopt.merge.vocabulary import carry_files
+from mergeopt.merge.unmade import unmade
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.stages import Stage, Stages
 from mergeopt.recipe.write import recipe_data, to_yaml
@@ -82,14 +77,6 @@ class PreparedChain:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Unmade(Checkpoint):
-    """A model that is planned and not yet written."""
-
-    def reader(self) -> Reader:
-        raise MergeoptError(f"the stage {self.name!r} has not been made")
-
-
 def prepare_stages(stages: Stages, match: Match | None = None) -> PreparedChain:
     """Opens every model by its headers and plans every stage, as mergekit would for a `match`; no weights are read.
 
@@ -101,7 +88,10 @@ def prepare_stages(stages: Stages, match: Match | None = None) -> PreparedChain:
         with placed(stage.where):
             ready = [ref for ref in stage.recipe.named if ref not in stage.needs]
             found = open_models(ready, stage.near, stage.recipe.base)
-            earlier = {ref: _on(_unmade(ref, done[name]), ref, stage) for ref, name in stage.needs.items()}
+            earlier = {
+                ref: _on(unmade(done[name].prepared, str(ref.bare), match), ref, stage)
+                for ref, name in stage.needs.items()
+            }
             opened = {ref: (found | earlier)[ref] for ref in stage.recipe.named}
             prepared = prepare(stage.recipe, opened)
             prepared = match.prepared(prepared) if match else prepared
@@ -121,6 +111,7 @@ def merge_stages(
     progress: Progress | None = None,
     reused: Callable[[str], None] | None = None,
     strict: bool = False,
+    lock_also: Mapping[str, Any] | None = None,
 ) -> tuple[str, ...]:
     """Makes every stage and writes the last one to `out`.
 
@@ -133,6 +124,7 @@ def merge_stages(
         progress: Told of bytes as they are written, or need not be.
         reused: Told the name of a stage that stood there already.
         strict: Stop at a stage whose tensors came out with NaN or infinity.
+        lock_also: Further entries of the output's lock file.
 
     Returns:
         What the user should know about the results, in words.
@@ -171,30 +163,14 @@ def merge_stages(
             notices += write(each, place, {"stage": each.key}, None)
         made[name] = place
         locks[name] = json.loads((place / LOCK_FILE).read_text(encoding="utf-8"))
-    notices += write(chain.stages[-1], out, {"stages": locks} if locks else {}, chain.text)
+    also = {**(lock_also or {}), **({"stages": locks} if locks else {})}
+    notices += write(chain.stages[-1], out, also, chain.text)
     if not keep:
         for place in made.values():
             shutil.rmtree(place, ignore_errors=True)
         if made and not any(folder.iterdir()):
             folder.rmdir()
     return tuple(notices)
-
-
-def _unmade(ref: ModelRef, each: PreparedStage) -> Checkpoint:
-    prepared = each.prepared
-    tensors = {
-        job.tensor: StoredTensor(job.tensor, job.dtype, job.shape, Path(), 0, prod(job.shape) * item_size(job.dtype))
-        for job in prepared.plan.jobs
-    }
-    vocabulary = prepared.vocabulary
-    if not vocabulary.files:
-        folder = vocabulary.checkpoints[vocabulary.donor].folder
-        return Unmade(folder, str(ref.bare), prepared.config, tensors, ())
-    folder = Path(tempfile.mkdtemp(prefix="mergeopt-"))  # its tokenizer, for the plans of those who need it
-    unmade = Unmade(folder, str(ref.bare), prepared.config, tensors, ())
-    weakref.finalize(unmade, shutil.rmtree, folder, ignore_errors=True)
-    carry_files(vocabulary, folder)
-    return unmade
 
 
 def _on(model: Checkpoint, ref: ModelRef, stage: Stage) -> Checkpoint:

@@ -4,7 +4,8 @@ Written out it is the documents that mergekit-multi would take: step i merges wh
 The first of a pair is what came out so far; where a method's base is one of the two (slerp), it is the base, t = 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mergeopt.errors import InputError, did_you_mean
@@ -14,11 +15,20 @@ from mergeopt.recipe.schema import MethodSchema
 ENTRY_KEYS = ("model", "parameters", "merge_method")
 
 
-def written_out(document: Document, schemas: Mapping[str, MethodSchema]) -> tuple[Document, ...]:
+def written_out(
+    document: Document,
+    schemas: Mapping[str, MethodSchema],
+    name_of: Callable[[int, Document], str] | None = None,
+) -> tuple[Document, ...]:
     """The documents that a chain stands for, the last one with the chain's own name; others as they are.
 
     Of an entry's `parameters`, those per model belong to its model, the others to the step that brings it in. The top
     level's hold for every step.
+
+    Args:
+        document: A recipe, perhaps with `chain:`.
+        schemas: Every known method.
+        name_of: Names a step before the last, from its number and its document; by default ``step-1`` and so on.
 
     Raises:
         InputError: fewer than two models, an entry that is none, a base where the method's base is one of the pair.
@@ -29,17 +39,22 @@ def written_out(document: Document, schemas: Mapping[str, MethodSchema]) -> tupl
     entries = data["chain"]
     if not isinstance(entries, list) or len(entries) < 2:
         remedy = "list two or more models in the order to be merged: chain: [{model: a}, {model: b}, {model: c}]"
+        if isinstance(entries, dict) and entries.keys() & {"order", "choice"}:
+            remedy = "`mergeopt search` finds the order; here list the models in one"
         raise InputError(f"chain is {entries!r}", where=document.where(("chain",)), remedy=remedy)
     for key in ("models", "slices", "modules"):
         if data.get(key):
             raise InputError(f"has both chain and {key}", where=document.where((key,)), remedy="give one of them")
     parts = [_entry(entry, document, i) for i, entry in enumerate(entries)]
     prefix = f"{data['name']}-" if data.get("name") else ""
-    names = [f"{prefix}step-{i}" for i in range(1, len(parts) - 1)]  # mergekit-multi breaks on a space
-    steps = []
+    before, steps = parts[0], []
     for i in range(1, len(parts)):
-        before = parts[0] if i == 1 else {"model": names[i - 2]}
-        steps.append(_step(document, before, parts[i], i, names[i - 1] if i < len(parts) - 1 else None, schemas))
+        step = _step(document, before, parts[i], i, schemas)
+        name = data.get("name")
+        if i < len(parts) - 1:
+            name = name_of(i, step) if name_of else f"{prefix}step-{i}"  # mergekit-multi breaks on a space
+            before = {"model": name}
+        steps.append(step if name is None else replace(step, data={**step.data, "name": name}))
     return tuple(steps)
 
 
@@ -53,7 +68,17 @@ def _entry(entry: Any, document: Document, index: int) -> dict[str, Any]:
         if key not in ENTRY_KEYS:
             hint = did_you_mean(str(key), ENTRY_KEYS)
             raise InputError(f"unknown key {key!r}", where=document.where((*route, key)), remedy=hint)
+    _settings(entry, document, route)
     return entry
+
+
+def _settings(part: Mapping[str, Any], document: Document, route: Route = ()) -> Mapping[str, Any]:
+    """The `parameters` of an entry or of the top level."""
+    given = part.get("parameters") or {}
+    if not isinstance(given, dict):
+        where = document.where((*route, "parameters"))
+        raise InputError(f"parameters are {given!r}", where=where, remedy="write parameters: {weight: 0.5}")
+    return given
 
 
 def _step(
@@ -61,7 +86,6 @@ def _step(
     before: Mapping[str, Any],
     entry: Mapping[str, Any],
     index: int,
-    name: str | None,
     schemas: Mapping[str, MethodSchema],
 ) -> Document:
     top = {key: value for key, value in document.data.items() if key != "chain"}
@@ -80,10 +104,8 @@ def _step(
         top["base_model"] = before["model"]
     first = {key: value for key, value in before.items() if key != "merge_method"}
     data = top | {"merge_method": method, "models": [first, {"model": entry["model"], "parameters": own}]}
-    data["parameters"] = (top.get("parameters") or {}) | step
-    data = {key: value for key, value in data.items() if key != "name"} | ({"name": name} if name else {})
-    if name is None and top.get("name") is not None:
-        data["name"] = top["name"]
+    data["parameters"] = {**_settings(top, document), **step}
+    data.pop("name", None)
     return Document(data, document.source, _lines(document, index), document.notices, document.text)
 
 

@@ -64,13 +64,37 @@ def read_stages(documents: Sequence[Document], schemas: Schemas) -> Stages:
         reading = read_recipe(documents[0], schemas)
         stage = Stage("", reading.recipe, {}, documents[0].source, Path(documents[0].source).parent)
         return Stages((stage,), reading.notices)
-    named = _names(documents)
+    stages, notices = _read(_names(documents), schemas)
+    final = _final(stages)
+    order = _ordered(final, stages)
+    notices += [
+        f"{s.where}: no other uses the stage {n!r}: it is not made" for n, s in stages.items() if s not in order
+    ]
+    return Stages(tuple(order), tuple(dict.fromkeys(notices)))
+
+
+def read_steps(documents: Sequence[Document], schemas: Schemas) -> Stages:
+    """Named documents that a search's candidates stand on, none of them the output, each after what it needs.
+
+    Raises:
+        InputError: what `read_recipe` refuses.
+    """
+    stages, notices = _read({document.data["name"]: document for document in documents}, schemas)
+    return Stages(tuple(stages.values()), tuple(dict.fromkeys(notices)))
+
+
+def needs_of(recipe: Recipe, names: Iterable[str], document: Document) -> dict[ModelRef, str]:
+    """Which models of a recipe are stages, and the name of each."""
+    return {ref: found for ref in recipe.named if (found := _stage_of(ref, names, document))}
+
+
+def _read(named: Mapping[str, Document], schemas: Schemas) -> tuple[dict[str, Stage], list[str]]:
     notices: list[str] = []
     stages = {}
     for name, document in named.items():
         reading = read_recipe(document, schemas)
         notices += reading.notices
-        needs = {ref: found for ref in reading.recipe.named if (found := _stage_of(ref, named, document))}
+        needs = needs_of(reading.recipe, named, document)
         notices += [
             f"{document.where()}: model {str(ref)!r} is taken for the stage {found!r}"
             for ref, found in needs.items()
@@ -78,12 +102,7 @@ def read_stages(documents: Sequence[Document], schemas: Schemas) -> Stages:
         ]
         near = Path(document.source).parent
         stages[name] = Stage(name, reading.recipe, needs, document.where(), near)
-    final = _final(stages)
-    order = _ordered(final, stages)
-    notices += [
-        f"{s.where}: no other uses the stage {n!r}: it is not made" for n, s in stages.items() if s not in order
-    ]
-    return Stages(tuple(order), tuple(dict.fromkeys(notices)))
+    return stages, notices
 
 
 def _names(documents: Sequence[Document]) -> dict[str, Document]:

@@ -9,6 +9,7 @@ from mergeopt.files import size_text, write_text
 from mergeopt.merge.folder import check_apart, merge_to_folder
 from mergeopt.merge.plan import make_plan
 from mergeopt.merge.sources import facts
+from mergeopt.merge.stages import merge_stages, prepare_stages
 from mergeopt.methods import SCHEMAS
 from mergeopt.optimizers import VERSION
 from mergeopt.report.card.keep import write_card
@@ -30,7 +31,8 @@ def check_room(job: SearchJob, out: Path) -> None:
         MergeoptError: the disk is too full.
     """
     check_apart(out, job.checkpoints)
-    needed = make_plan(job.recipe, facts(job.checkpoints), SCHEMAS[job.recipe.method]).nbytes
+    steps = max(len(job.steps.below(job.recipe_at(i, branch.init))) for i, branch in enumerate(job.space.branches))
+    needed = make_plan(job.recipe, facts(job.checkpoints), SCHEMAS[job.recipe.method]).nbytes * (1 + steps)
     place = next(path for path in (out, *out.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if free < needed:
@@ -43,14 +45,20 @@ def publish(found: Found, job: SearchJob, out: Path, listener: Listener) -> None
     Raises:
         MergeoptError: disk full, a source that changed meanwhile.
     """
-    listener(Phase("write", found.prepared.plan.nbytes))
     items = {info.name: {s: list(h) for s, h in info.hashes.items()} for info in job.suite.evals}
-    merge_to_folder(
-        found.prepared,
-        out,
-        progress=lambda count: listener(Written(count)),
-        lock_also={"items": items, "auto": VERSION},
-    )
+    also = {"items": items, "auto": VERSION}
+
+    def progress(count: int) -> None:
+        listener(Written(count))
+
+    if job.steps.needed(found.winner.recipe):  # as `mergeopt merge` makes the chain, step by step
+        chain = prepare_stages(job.steps.chain(found.winner.recipe, job.near))
+        listener(Phase("write", chain.nbytes))
+        folder = out / "search" / "steps"
+        merge_stages(chain, out, folder=folder, keep=False, progress=progress, lock_also=also)
+    else:
+        listener(Phase("write", found.prepared.plan.nbytes))
+        merge_to_folder(found.prepared, out, progress=progress, lock_also=also)
     write_text(out / "result.json", result_text(found, job))
     write_png(found.result, out / FIGURE)
     kept = write_card(out, model_card(found, job, out.resolve().name))

@@ -1,8 +1,7 @@
 """A search file's recipe becomes a space: branches of continuous dimensions, each point of them a plain recipe."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,14 +11,14 @@ from mergeopt.recipe.read import Reading, read_recipe
 from mergeopt.recipe.recipe import ModelRef
 from mergeopt.recipe.schema import MethodSchema
 from mergeopt.space.branch import Branch
-from mergeopt.space.choices import branches_of
 from mergeopt.space.dimension import Dimension
 from mergeopt.space.entries import Settings
 from mergeopt.space.hole import Hole
 from mergeopt.space.meaning import Meaning, Terms, Variable
+from mergeopt.space.orders import Variant, named, variants
 from mergeopt.space.outline import ShapeOf, outline
 from mergeopt.space.parts import REST
-from mergeopt.space.tree import changed, found, read_tree
+from mergeopt.space.tree import changed, found
 from mergeopt.space.writer import template
 
 Schemas = Mapping[str, MethodSchema]
@@ -39,16 +38,16 @@ def parse_space(document: Document, *, schemas: Schemas, shape_of: ShapeOf) -> S
     Args:
         document: The recipe part of a search file, or a recipe.
         schemas: Every known method.
-        shape_of: The shape of a model; called once or more per model and branch.
+        shape_of: The shape of a model, or of a chain's earlier step (`earlier_steps`) by its name; called once or more
+            per model and branch.
 
     Raises:
         InputError: a hole against the grammar, a branch that is no valid recipe, tensors that filters cannot separate.
     """
-    tree = read_tree(document)
     branches, notices = [], []
-    for name, branch_tree in branches_of(tree, document):
-        with _named(name):
-            branch, said = _Branching(name, branch_tree, document, schemas, shape_of).run()
+    for variant in variants(document, schemas):
+        with named(variant.name):
+            branch, said = _Branching(variant, schemas, shape_of).run()
         branches.append(branch)
         notices += said
     return Space(tuple(branches), tuple(dict.fromkeys(notices)))
@@ -61,29 +60,20 @@ def check_space(document: Document, *, schemas: Schemas) -> tuple[str, ...]:
         InputError: a hole against the grammar, a branch that is no valid recipe.
     """
     notices: list[str] = []
-    for name, tree in branches_of(read_tree(document), document):
-        with _named(name):
-            branching = _Branching(name, tree, document, schemas, None)
+    for variant in variants(document, schemas):
+        with named(variant.name):
+            notices += [said for step in variant.before for said in read_recipe(step, schemas).notices]
+            branching = _Branching(variant, schemas, None)
             notices += [*branching.read().notices, *branching.notices]
     return tuple(dict.fromkeys(notices))
-
-
-@contextmanager
-def _named(branch: str) -> Iterator[None]:
-    """Mistakes inside are said to be those of a branch."""
-    try:
-        yield
-    except InputError as error:
-        if not branch:
-            raise
-        raise InputError(f"{error.problem} (with {branch})", where=error.where, remedy=error.remedy) from None
 
 
 class _Branching:
     """One tree without choices becomes a branch."""
 
-    def __init__(self, name: str, tree: Any, document: Document, schemas: Schemas, shape_of: ShapeOf | None) -> None:
-        self.name, self.tree, self.document, self.schemas, self.shape_of = name, tree, document, schemas, shape_of
+    def __init__(self, variant: Variant, schemas: Schemas, shape_of: ShapeOf | None) -> None:
+        self.name, self.tree, self.document = variant.name, variant.last.data, variant.last
+        self.schemas, self.shape_of = schemas, shape_of
         self.notices: list[str] = []
 
     def read(self) -> Reading:

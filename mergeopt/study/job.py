@@ -27,8 +27,9 @@ from mergeopt.scoring.suite import Suite
 from mergeopt.space.space import Space, parse_space
 from mergeopt.study.evals import with_files
 from mergeopt.study.record import StudyRecord
-from mergeopt.study.references import Contender, contenders, named
+from mergeopt.study.references import Contender, contenders, named, side_by_side
 from mergeopt.study.searchfile import SearchFile
+from mergeopt.study.steps import Steps
 from mergeopt.study.tokenizer import check_models_spoken, check_one_vocabulary, output_tokenizer
 
 
@@ -38,7 +39,7 @@ class SearchJob:
 
     file: SearchFile
     space: Space
-    recipe: Recipe  # the first branch at its init: names the models
+    recipe: Recipe  # the first branch at its init: names the models; of a chain, those merged in the end
     checkpoints: Checkpoints  # as candidates are made of them: seen through the vocabulary
     vocabulary: Vocabulary
     opened: Checkpoints  # as they are on disk
@@ -46,6 +47,7 @@ class SearchJob:
     suite: Suite
     near: Path | None
     notices: tuple[str, ...]
+    steps: Steps  # of a chain, those before the last
 
     @property
     def speaker(self) -> ModelRef | None:
@@ -93,12 +95,17 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
         shape: Shape = opened[ref].shape
         return shape
 
+    chained = "chain" in file.recipe.data
+    if chained:
+        _check_chain(file)
+    steps = Steps.planned(file.recipe, file.optimize.seed, near)
+    opened |= {ModelRef(name): view for name, view in steps.views.items()}
     space = parse_space(file.recipe, schemas=SCHEMAS, shape_of=shape_of)
     if len(space.branches) == 1:  # a hole that one choice has no use for may serve another
         for text in space.notices:
             if text.endswith("no tensor takes its value from it"):
                 raise InputError(text, remedy="mend its filter, or leave it out")
-    notices = [*file.notices, *space.notices]
+    notices = [*file.notices, *steps.notices, *space.notices]
     recipes = []
     for branch in space.branches:
         reading = read_recipe(Document(branch.recipe(branch.init), file.recipe.source, file.recipe.lines), SCHEMAS)
@@ -108,22 +115,28 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
         for ref in reading.recipe.named:
             shape_of(ref)
     check_one_vocabulary(recipes)
-    vocabulary = choose_vocabulary(recipes[0], opened)
+    merged = recipes[0]
+    if chained:
+        leaves = dict.fromkeys(ref for recipe in recipes for ref in steps.chain(recipe, near).models)
+        for ref in leaves:
+            shape_of(ref)
+        merged = side_by_side(tuple(leaves), merged, base)
+    vocabulary = choose_vocabulary(merged, opened)
     known = facts(vocabulary.checkpoints)
     for recipe in recipes:
         layout = lay_out(recipe, known, SCHEMAS[recipe.method])
         for problem in unmatched_filters(layout, recipe):
             raise InputError(problem, where=file.recipe.source)
         notices += layout_notices(layout, recipe, known)
-    listed = named(file.optimize.start, file.optimize.compare, near, recipes[0])
-    check_models_spoken(recipes[0], [c.recipe for c in listed], _teachers(file))
+    listed = named(file.optimize.start, file.optimize.compare, near, merged)
+    check_models_spoken(merged, [c.recipe for c in listed], _teachers(file))
     opened.update(open_models([r for c in listed for r in c.recipe.models if r not in opened], near))
     opened.update(open_models([ref for ref in _teachers(file) if ref not in opened], near))
     for prompts in file.learn.prompts if file.learn else ():
         if prompts.file is not None:  # a misspelt one should not wait for its turn
             find_file(prompts.file, near, "evals")
     seen = {**opened, **vocabulary.checkpoints}
-    found, left = contenders(recipes[0], listed, seen)
+    found, left = contenders(merged, listed, seen)
     suite = Suite.build(
         with_files(file.objective, near),
         tokenizer=output_tokenizer(vocabulary),
@@ -138,13 +151,28 @@ def _prepared(file: SearchFile, near: Path | None, trust_eval_code: bool, allow_
     notices += [said for checkpoint in opened.values() for said in checkpoint.notices]
     if len(space.branches) == 1 and not space.branches[0].dimensions:
         notices.append("the recipe has no holes: nothing is searched, it is only compared")
+    if len(space.branches) > file.optimize.most_trials > 0:
+        notices.append(f"{len(space.branches)} branches and {file.optimize.most_trials} trials: not every one is tried")
     if file.optimize.learns:
         still = dict.fromkeys(name for branch in space.branches for name in branch.thresholds)
         notices += [f"{name} is a threshold: no gradient moves it, only a search by trials" for name in still]
     if file.learn is not None and not file.optimize.learns:
         notices.append(f"learn: has no effect on method {file.optimize.method}")
     notices = list(dict.fromkeys(notices))
-    return SearchJob(file, space, recipes[0], seen, vocabulary, opened, found, suite, near, tuple(notices))
+    inner = steps.inner(recipes)  # read through other steps alone: a search has no need to hold them
+    opened, seen = ({ref: c for ref, c in each.items() if ref not in inner} for each in (opened, seen))
+    return SearchJob(file, space, merged, seen, vocabulary, opened, found, suite, near, tuple(notices), steps)
+
+
+def _check_chain(file: SearchFile) -> None:
+    """Raises InputError for what a search over chains cannot do yet."""
+    for key in ("tokenizer", "tokenizer_source"):
+        if file.recipe.data.get(key) is not None:
+            problem, remedy = "a chain with a vocabulary of its own cannot be searched", "bring the models to one first"
+            raise InputError(problem, where=file.recipe.where((key,)), remedy=remedy)
+    if not file.optimize.portable:
+        problem = "numbers below the tensor cannot be learned on a chain"
+        raise InputError(problem, where="optimize.portable", remedy="leave it out")
 
 
 def _teachers(file: SearchFile) -> list[ModelRef]:

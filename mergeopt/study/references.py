@@ -107,6 +107,13 @@ def alone(ref: ModelRef, like: Recipe) -> Recipe:
     return replace(like, method="passthrough", slices=(Slice((Source(ref),)),), base=None, parameters={})
 
 
+def side_by_side(refs: Sequence[ModelRef], like: Recipe, base: ModelRef | None) -> Recipe:
+    """One plain merge of the models of a chain, as `like` in all but its arithmetic: what stands for them together."""
+    refs = tuple(ref for ref in refs if ref != base)
+    method = "linear" if base is None else "task_arithmetic"
+    return _merge(method, refs, like, {"weight": 1 / len(refs)}, base=base)
+
+
 def _merge(
     method: str, refs: tuple[ModelRef, ...], like: Recipe, parameters: Mapping[str, float], *, base: ModelRef | None
 ) -> Recipe:

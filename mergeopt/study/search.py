@@ -63,7 +63,8 @@ def run_search(job: SearchJob, record: StudyRecord, compute: Compute, listener: 
     refined = None if job.file.optimize.portable else study.refine(trials, reference)
     winner = study.select(trials, reference, refined)
     result = study.report(winner, trials, reference)
-    prepared = replace(prepare(winner.recipe, job.opened), refinement=winner.refinement)
+    opened = {ref: job.opened[ref] for ref in winner.recipe.named}
+    prepared = replace(prepare(winner.recipe, opened), refinement=winner.refinement)
     return Found(result, winner, prepared)
 
 
@@ -158,6 +159,8 @@ class Study:
 
     def _learn(self, reference: Reference) -> list[Sequence[Level]] | None:
         """Makes the lessons, and says how fine each branch may be learned from them; None where there are none."""
+        if not any(branch.dimensions for branch in self.job.space.branches):
+            return [() for _ in self.job.space.branches]  # choices alone have no gradient
         learn = self.job.file.learn or Learn()
         self.listener(Phase("lessons"))
         curriculum = School(self.job, self.bench, reference, self.listener).curriculum(("calibrate",))

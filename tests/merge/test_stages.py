@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
 
@@ -11,6 +12,7 @@ from tokenizers import AddedToken
 
 from mergeopt.errors import InputError, MergeoptError
 from mergeopt.merge import stages as module
+from mergeopt.merge.mergekit_mode import Match
 from mergeopt.merge.stages import PreparedChain, merge_stages, prepare_stages
 from mergeopt.methods import SCHEMAS
 from mergeopt.recipe.document import parse_documents, read_documents
@@ -151,3 +153,39 @@ def test_a_stage_may_bear_an_adapter(work: Path) -> None:
     plain, got = read_weights(work / "plain"), read_weights(work / "out")
     changed = {name for name, t in got.items() if not torch.equal(t, plain[name])}
     assert changed == {"model.layers.0.mlp.up_proj.weight"}
+
+
+def test_a_stage_that_is_not_made_reads_as_the_one_that_is(work: Path) -> None:
+    """Whole and in part, by several threads, through a stage and under an adapter: the same bits as in its folder."""
+    write_adapter(work / "lora", {"model.layers.0.mlp.up_proj": (24, 16)})
+    text = CHAIN.replace("{model: half, layer", "{model: half+lora, layer").replace("linear", "nuslerp")
+    chain = prepared(text)
+    merge_stages(chain, work / "out", folder=work / "stages", keep=True)
+    (unmade,) = (c for c in chain.stages[-1].opened.values() if c.name == "deep")
+    written = read_weights(work / "stages" / "deep")
+    assert written.keys() == unmade.tensors.keys()
+    names = sorted(written) * 3
+    with unmade.reader() as reader, ThreadPoolExecutor(4) as pool:
+        for name, tensor in zip(names, pool.map(reader.tensor, names), strict=True):
+            assert torch.equal(tensor, written[name]) and tensor.dtype is written[name].dtype
+        for name, tensor in written.items():
+            out = torch.empty(tensor.numel() - 3, dtype=tensor.dtype)
+            reader.read_into(name, 2, out)
+            assert torch.equal(out, tensor.view(-1)[2:-1])
+
+
+def test_a_stage_that_is_not_made_notices_that_a_source_changed(work: Path) -> None:
+    (unmade,) = (c for c in prepared(CHAIN).stages[-1].opened.values() if c.name == "deep")
+    unmade.check_unchanged()
+    (work / "b" / "model.safetensors").touch()
+    with pytest.raises(MergeoptError, match="changed while it was in use"):
+        unmade.check_unchanged()
+    with unmade.reader() as reader, pytest.raises(MergeoptError, match="changed since its header was read"):
+        reader.tensor("model.layers.0.mlp.up_proj.weight")
+
+
+def test_a_stage_as_mergekit_makes_it_is_not_computed_otherwise(work: Path) -> None:
+    chain = prepare_stages(read_stages(parse_documents(CHAIN, "r.yml"), SCHEMAS), Match(None))
+    (unmade,) = (c for c in chain.stages[-1].opened.values() if c.name == "deep")
+    with pytest.raises(MergeoptError, match="the stage 'deep' has not been made"):
+        unmade.reader()

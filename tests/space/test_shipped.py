@@ -1,6 +1,7 @@
 """Every search space that ships is a space, and is written as meant."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,13 +22,19 @@ def test_shipped_space(path: Path) -> None:
     shape = make_shape(DEMO.layers)
     space = parse_space(whole.part("recipe"), schemas=SCHEMAS, shape_of=lambda _: shape)
     for branch in space.branches:
-        assert branch.dimensions
+        assert branch.dimensions or "chain" in whole.data["recipe"]
         assert_written_as_meant(branch, [(d.low + 2 * d.high) / 3 for d in branch.dimensions], lambda _: shape)
     assert all("does not read" in notice for notice in space.notices)
     family = {"base", *(specialist.task for specialist in DEMO.specialists)}
-    models = [whole.data["recipe"]["base_model"], *(model["model"] for model in whole.data["recipe"]["models"])]
-    assert {model.removeprefix("runs/zoo/") for model in models} <= family
+    assert {model.removeprefix("runs/zoo/") for model in models_of(whole.data["recipe"])} <= family
     assert all((FOLDER / entry["eval"]).is_file() for entry in whole.data["objective"])
+
+
+def models_of(recipe: Any) -> list[str]:
+    if "chain" in recipe:
+        order: list[str] = recipe["chain"]["order"]
+        return order
+    return [recipe["base_model"], *(model["model"] for model in recipe["models"])]
 
 
 def test_there_are_spaces_and_each_begins_with_what_it_is_for() -> None:

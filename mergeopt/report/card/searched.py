@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from mergeopt.merge.folder import portability
+from mergeopt.merge.folder import PORTABILITY, portability
 from mergeopt.merge.lock import versions
 from mergeopt.merge.refinement import SIDECAR
 from mergeopt.recipe.write import recipe_data
@@ -30,7 +30,8 @@ def model_card(found: Found, job: SearchJob, name: str = "Merged model") -> str:
     recipe = found.winner.recipe
     if found.prepared.refinement is not None:
         recipe = replace(recipe, refinement=SIDECAR)
-    names = Names.of(job.checkpoints, recipe.named)
+    steps = job.steps.below(recipe)  # of a chain, before the last
+    names = Names.of(job.checkpoints, job.steps.chain(recipe, job.near).models if steps else recipe.named)
     result = _public(found.result, Names.of(job.checkpoints, job.checkpoints))
     again = [text for text in result.notices if text.startswith("the report items were read")]
     search = [
@@ -50,11 +51,17 @@ def model_card(found: Found, job: SearchJob, name: str = "Merged model") -> str:
         "its coefficients learned with mergeopt." if result.learned else "compared with others by mergeopt.",
         recipe,
         names,
-        configuration=[recipe_data(recipe)],
-        portability=portability(found.prepared),
+        configuration=[*({"name": step.name} | recipe_data(step.recipe) for step in steps), recipe_data(recipe)],
+        portability=_portability(found, job),
         sections=search,
         more={"model-index": model_index(name, found.result, job)},
     )
+
+
+def _portability(found: Found, job: SearchJob) -> str:
+    """Of a chain that of the step that mergekit is furthest from."""
+    views = [job.steps.views[step.name] for step in job.steps.below(found.winner.recipe)]
+    return max((portability(each) for each in [*(v.prepared for v in views), found.prepared]), key=PORTABILITY.index)
 
 
 def model_index(name: str, result: Result, job: SearchJob) -> list[dict[str, Any]]:
