@@ -5,8 +5,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf, nan
 from typing import Any
 
+from mergeopt.errors import InputError
 from mergeopt.optimizers import Branches
 from mergeopt.scoring.base import Scores
 from mergeopt.scoring.objective import Reference, objective, paired
@@ -14,6 +16,7 @@ from mergeopt.scoring.statistics import PairedDifference, enough_evidence, inter
 from mergeopt.space.dimension import Dimension
 from mergeopt.study.references import Contender, Kind
 
+FORMAT = 1
 ACCEPT = 0.9  # probability of being better, on the select items, that a learned merge must reach to be returned
 
 
@@ -78,7 +81,41 @@ class Result:
 
     def data(self) -> dict[str, Any]:
         """Plain JSON data."""
-        return {"format": 1, **asdict(self)}
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], where: str) -> "Result":
+        """From `data`, as ``result.json`` has it.
+
+        Raises:
+            InputError: not the data of a result, or of a newer format.
+        """
+        if data.get("format") != FORMAT:
+            problem = f"is of format {data.get('format')!r}, not {FORMAT}"
+            raise InputError(problem, where=where, remedy="use the mergeopt that wrote it, or a newer one")
+        try:
+            fields = {name: data[name] for name in cls.__dataclass_fields__}
+            fields["rows"] = tuple(_row(row) for row in data["rows"])
+            fields["gain"] = _difference(data["gain"])
+            fields["importance"] = tuple(Importance(**one) for one in data["importance"])
+            fields["notices"] = tuple(data["notices"])
+            return cls(**fields)
+        except (KeyError, TypeError) as fault:
+            raise InputError(f"is not a whole result: {fault}", where=where, remedy="search again") from None
+
+
+def _row(data: Mapping[str, Any]) -> Row:
+    cells = {name: Cell(**cell) for name, cell in data["evals"].items()}
+    return Row(**{**data, "evals": cells, "against": _difference(data["against"])})
+
+
+def _difference(data: Mapping[str, Any] | None) -> PairedDifference | None:
+    """As it was before JSON, which has no infinity: an interval without ends has none."""
+    if data is None:
+        return None
+    ends: dict[str, Any] = {"stderr": nan, "low": -inf, "high": inf, "df": 0.0}
+    fields: dict[str, Any] = {key: ends.get(key) if value is None else value for key, value in data.items()}
+    return PairedDifference(**fields)
 
 
 def choose(
