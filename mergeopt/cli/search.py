@@ -34,7 +34,7 @@ def search(
 
     from mergeopt.files import find_file
     from mergeopt.recipe.document import read_document
-    from mergeopt.report.publish import check_room
+    from mergeopt.report.publish import begin_anew, check_room
     from mergeopt.study.job import layers_near, prepare_search
     from mergeopt.study.searchfile import read_search_file
     from mergeopt.study.workbench import Compute
@@ -54,20 +54,8 @@ def search(
         return
     check_room(job, out)
     if force and not resume:
-        _clear(out)
+        begin_anew(out)
     _run(job, out, compute, resume=resume, quiet=quiet or as_json, as_json=as_json)
-
-
-def _clear(out: Path) -> None:
-    """Takes away an earlier study and what would pass for the result of the new one."""
-    from mergeopt.study.lock import StudyLock
-
-    if (out / "search").is_dir():
-        StudyLock(out / "search" / "lock").release()  # refuses while another process writes it
-        shutil.rmtree(out / "search")
-    stale = ("result.json", "recipe.yaml", "mergekit_config.yml", "recipe.lock.json", "README.md", "config.json")
-    for name in stale:
-        (out / name).unlink(missing_ok=True)
 
 
 def _run(job: Any, out: Path, compute: Any, *, resume: bool, quiet: bool, as_json: bool) -> None:

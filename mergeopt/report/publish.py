@@ -14,6 +14,7 @@ from mergeopt.optimizers import VERSION
 from mergeopt.report.card import model_card
 from mergeopt.study.events import Listener, Phase, Written
 from mergeopt.study.job import SearchJob
+from mergeopt.study.lock import StudyLock
 from mergeopt.study.log import plain
 from mergeopt.study.search import Found
 
@@ -55,3 +56,17 @@ def result_text(found: Found, job: SearchJob) -> str:
     """`result.json`: the table and the options; no local path that the recipe does not name."""
     data = found.result.data() | {"optimize": job.file.optimize.model_dump(mode="json")}
     return json.dumps(plain(data), indent=1) + "\n"  # unbounded intervals as null: JSON has no infinity
+
+
+def begin_anew(out: Path) -> None:
+    """Takes away an earlier study and what would pass for the result of the new one.
+
+    Raises:
+        InputError: another process works on the study.
+    """
+    if (out / "search").is_dir():
+        StudyLock(out / "search" / "lock").release()  # refuses while another process writes it
+        shutil.rmtree(out / "search")
+    stale = ("result.json", "recipe.yaml", "mergekit_config.yml", "recipe.lock.json", "README.md", "config.json")
+    for name in stale:
+        (out / name).unlink(missing_ok=True)
