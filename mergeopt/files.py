@@ -84,7 +84,7 @@ def find_file(name: str, near: Path | None, kind: str) -> Path:
     """A YAML file by path or by the name of a shipped one.
 
     The working folder first, then `near` (the folder of the file that names it), then the shipped files, where
-    "uniform-weights" finds uniform-weights.yml.
+    "uniform-weights" finds uniform-weights.yml and "evals/data/sort.prompts.jsonl" the file of that name.
 
     Raises:
         InputError: nothing found, or two different files.
@@ -100,6 +100,8 @@ def find_file(name: str, near: Path | None, kind: str) -> Path:
     known = {path.stem: path for path in sorted(folder.glob("*.y*ml"))}
     if given.stem in known and given.name in (given.stem, known[given.stem].name):
         return known[given.stem]
+    if given.parts[:1] == (kind,) and (folder.parent / given).is_file():  # what a shipped file names beside it
+        return folder.parent / given
     siblings = {path.name for place in places if place.parent.is_dir() for path in place.parent.glob("*.y*ml")}
     remedy = did_you_mean(given.name, siblings)
     if not remedy or not remedy.startswith("did you mean"):

@@ -70,6 +70,14 @@ def test_nothing_found_names_what_is_close(places: Path):
         find_file("uniform-wieghts", None, "search_spaces")
 
 
+def test_what_a_shipped_file_names_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    name = "evals/data/sort.prompts.jsonl"
+    assert find_file(name, tmp_path, "evals") == shipped("evals").parent / name
+    with pytest.raises(InputError, match="no such file"):
+        find_file("evals/data/none.jsonl", tmp_path, "evals")
+
+
 def test_shipped_files_are_in_the_checkout_or_the_package():
     assert shipped("evals").name == "evals"
 

@@ -1,9 +1,7 @@
 """`mergeopt search SPACE OUT`"""
 
 import json
-import shlex
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +35,7 @@ def search(
 
     from mergeopt.files import find_file
     from mergeopt.recipe.document import read_document
-    from mergeopt.report.publish import check_room
+    from mergeopt.report.publish import begin_anew, check_room
     from mergeopt.study.job import layers_near, prepare_search
     from mergeopt.study.searchfile import read_search_file
     from mergeopt.study.workbench import Compute
@@ -57,35 +55,8 @@ def search(
         return
     check_room(job, out)
     if force and not resume:
-        _clear(out)
-    _run(job, out, compute, resume=resume, quiet=quiet, as_json=as_json)
-
-
-def _note_command(record: Any) -> None:
-    """How the study is run, for the report; in search/, which stays here."""
-    from mergeopt.merge.lock import machine, versions
-
-    record.note("command", {"argv": ["mergeopt", *sys.argv[1:]], "versions": versions(), "machine": machine()})
-
-
-def _again() -> str:
-    """The command that goes on with this one's study."""
-    words = [word for word in sys.argv[1:] if word not in ("--force", "--resume")]
-    return shlex.join(["mergeopt", *words, "--resume"])
-
-
-def _clear(out: Path) -> None:
-    """Takes away an earlier study and what would pass for the result of the new one."""
-    from mergeopt.report.card.keep import remove_card
-    from mergeopt.study.lock import StudyLock
-
-    if (out / "search").is_dir():
-        StudyLock(out / "search" / "lock").release()  # refuses while another process writes it
-        shutil.rmtree(out / "search")
-    stale = ("result.json", "recipe.yaml", "mergekit_config.yml", "recipe.lock.json", "report.png", "config.json")
-    for name in stale:
-        (out / name).unlink(missing_ok=True)
-    remove_card(out)
+        begin_anew(out)
+    _run(job, out, compute, resume=resume, quiet=quiet or as_json, as_json=as_json)
 
 
 def _run(job: Any, out: Path, compute: Any, *, resume: bool, quiet: bool, as_json: bool) -> None:

@@ -23,7 +23,7 @@ def _rules(value: Any) -> Any:
 
 
 # Words stay whatever YAML read them as: the recipe's parser says what is wrong with them.
-Settings = Annotated[dict[str, Any], BeforeValidator(_none_is_empty)]
+Settings = Annotated[dict[str, Any], BeforeValidator(_none_is_empty, json_schema_input_type=dict[str, Any] | None)]
 LayerRange = Annotated[list[int], Field(min_length=2, max_length=2)]
 Model = str | dict[str, Any]
 
@@ -48,8 +48,8 @@ class SlicePart(_Part):
 
     sources: Annotated[list[SourcePart], Field(min_length=1)]
     parameters: Settings = Field(default_factory=dict, description="Settings of this slice.")
-    base_model: Model | None = None
-    residual_weight: float | None = None
+    base_model: Model | None = Field(None, description="Of this slice, if another.")
+    residual_weight: float | None = Field(None, description="Without effect.")
 
 
 class TokenPart(_Part):
@@ -63,7 +63,9 @@ class TokenizerPart(_Part):
     """The output's vocabulary."""
 
     source: Model | None = Field(None, description="union (the default), base or a model.")
-    tokens: Annotated[dict[str, TokenPart], BeforeValidator(_rules)] = Field(default_factory=dict)
+    tokens: Annotated[dict[str, TokenPart], BeforeValidator(_rules)] = Field(
+        default_factory=dict, description="Rules for single tokens."
+    )
     pad_to_multiple_of: int | None = Field(None, gt=0, description="The number of rows is rounded up to this.")
     among: list[Model] = Field(default_factory=list, description="Whose tokens count, if not the recipe's own models'.")
     base_model: Model | None = Field(None, description="With among: whose rows stand in where several models have one.")
@@ -75,7 +77,7 @@ class RecipeFile(_Part):
     merge_method: str = Field(description="The arithmetic: linear, slerp, ties, dare_ties, …")
     models: list[ModelPart] | None = Field(None, description="Whole models to merge.")
     slices: list[SlicePart] | None = Field(None, description="The output's layers, slice by slice.")
-    modules: dict[str, Any] | None = None
+    modules: dict[str, Any] | None = Field(None, description="Parts of the model, each with models or slices.")
     base_model: Model | None = Field(None, description="What deltas are taken from; donor of config and tokenizer.")
     parameters: Settings = Field(default_factory=dict, description="Settings of the whole merge.")
     dtype: str | None = Field(None, description="dtype of inputs and output.")
@@ -83,6 +85,6 @@ class RecipeFile(_Part):
     tokenizer_source: Model | None = Field(None, description="union, base or a model: whose tokens the output knows.")
     tokenizer: TokenizerPart | None = Field(None, description="The same, with rules for single tokens.")
     chat_template: str | None = Field(None, description="auto, the name of a common format, or Jinja text.")
-    name: str | None = None
+    name: str | None = Field(None, description="Of a stage of a chain, by which later stages call it.")
     seed: int = Field(0, ge=0, lt=2**63, description="Addresses the random masks of DARE. mergekit ignores it.")
     refinement: str | None = Field(None, description="File of coefficients below the tensor. mergekit ignores it.")

@@ -12,13 +12,14 @@ from mergeopt.merge.sources import facts
 from mergeopt.merge.stages import merge_stages, prepare_stages
 from mergeopt.methods import SCHEMAS
 from mergeopt.optimizers import VERSION
-from mergeopt.report.card.keep import write_card
+from mergeopt.report.card.keep import remove_card, write_card
 from mergeopt.report.card.searched import model_card
 from mergeopt.report.html.items import write_items
 from mergeopt.report.html.page import write_report
 from mergeopt.report.html.png import FIGURE, write_png
 from mergeopt.study.events import Listener, Notice, Phase, Written
 from mergeopt.study.job import SearchJob
+from mergeopt.study.lock import StudyLock
 from mergeopt.study.log import plain
 from mergeopt.study.search import Found
 
@@ -72,3 +73,17 @@ def result_text(found: Found, job: SearchJob) -> str:
     """`result.json`: the table and the options; no local path that the recipe does not name."""
     data = found.result.data() | {"optimize": job.file.optimize.model_dump(mode="json")}
     return json.dumps(plain(data), indent=1) + "\n"  # unbounded intervals as null: JSON has no infinity
+
+
+def begin_anew(out: Path) -> None:
+    """Takes away an earlier study and what would pass for the result of the new one.
+
+    Raises:
+        InputError: another process works on the study.
+    """
+    if (out / "search").is_dir():
+        StudyLock(out / "search" / "lock").release()  # refuses while another process writes it
+        shutil.rmtree(out / "search")
+    for name in ("result.json", "recipe.yaml", "mergekit_config.yml", "recipe.lock.json", FIGURE, "config.json"):
+        (out / name).unlink(missing_ok=True)
+    remove_card(out)

@@ -16,6 +16,9 @@ def _direction(value: Any) -> Any:
     return DIRECTIONS.get(value, value) if isinstance(value, str) else value
 
 
+_FromWord = BeforeValidator(_direction, json_schema_input_type=Literal["max", "min", "maximize", "minimize"] | None)
+
+
 class ObjectiveEntry(BaseModel):
     """An eval in an objective.
 
@@ -42,7 +45,7 @@ class ObjectiveEntry(BaseModel):
     metric: str | None = None
     filter: str | None = None
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    direction: Annotated[Literal["maximize", "minimize"] | None, BeforeValidator(_direction)] = None
+    direction: Annotated[Literal["maximize", "minimize"] | None, _FromWord] = None
     num_fewshot: int | None = Field(default=None, ge=0)
     chat_template: bool = False
     system: str | None = None

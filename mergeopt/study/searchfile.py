@@ -67,13 +67,13 @@ class Optimize(_Section):
 
     method: str = Field("auto", description="auto, gradient, cmaes, tpe, gp, nsga2, random or grid.")
     trials: int | None = Field(None, ge=0, description="Proposals to measure; 200 where no other budget is given.")
-    tokens: Annotated[int | None, BeforeValidator(_count), Field(ge=1)] = Field(
-        None, description="Tokens through the model while searching, e.g. 5M."
+    tokens: Annotated[int | None, BeforeValidator(_count, json_schema_input_type=int | str | None), Field(ge=1)] = (
+        Field(None, description="Tokens through the model while searching, e.g. 5M.")
     )
-    time: Annotated[float | None, BeforeValidator(_seconds), Field(gt=0)] = Field(
-        None, description="Wall time of the search, e.g. 30m. Not repeatable exactly."
+    time: Annotated[float | None, BeforeValidator(_seconds, json_schema_input_type=float | str | None), Field(gt=0)] = (
+        Field(None, description="Wall time of the search, e.g. 30m. Not repeatable exactly.")
     )
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(0, ge=0, lt=2**31, description="Of proposals, splits and random masks.")
     splits: Splits | None = Field(
         None, description="2 : 4 : 2 : 2 by default; 4 : 2 : 2 : 2 where the gradient learns from calibrate."
     )
@@ -116,8 +116,8 @@ class Prompts(_Section):
     teacher: str = Field(description="The model that answers; it must have the others' vocabulary.")
     file: str | None = Field(None, description="A .jsonl, .json, .csv, .parquet or .txt file.")
     dataset: str | None = Field(None, description="A data set of the Hub, or a local one.")
-    config: str | None = None
-    split: str = "train"
+    config: str | None = Field(None, description="Of the data set, where it has several.")
+    split: str = Field("train", description="Of the data set.")
     write: int | None = Field(
         None,
         ge=1,
@@ -125,7 +125,7 @@ class Prompts(_Section):
         "else by its own chat template.",
     )
     column: str | None = Field(None, description="Where a file has several.")
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, description="Prompts to take at most.")
     chat_template: bool = Field(False, description="Prompts are user's turns, or lists of messages.")
     max_tokens: int = Field(256, ge=1, description="Of an answer; an eval's own setting where its teacher is this one.")
     stop: list[str] = Field(default_factory=list, description="Texts that end an answer, beside the end of text.")
@@ -153,7 +153,7 @@ class Learn(_Section):
     size: int = Field(16, ge=1, description="Lessons of each eval per step.")
     retain: float = Field(0.0, ge=0, description="Weight of staying close to the base's outputs.")
     pull: float = Field(0.0, ge=0, description="Weight of staying close to the init, in squared shares of the ranges.")
-    prompts: list[Prompts] = Field(default_factory=list)
+    prompts: list[Prompts] = Field(default_factory=list, description="Unlabelled prompts, answered once.")
     refine: Literal["rows+columns", "rows", "columns", "singular"] = Field(
         "rows+columns", description="What gets numbers below the tensor, with portable: false."
     )
@@ -169,9 +169,9 @@ class SearchSchema(_Section):
     """A search file."""
 
     recipe: dict[str, Any] = Field(description="A mergekit recipe in which any number may be a hole.")
-    objective: Annotated[list[ObjectiveEntry], Field(min_length=1)]
+    objective: Annotated[list[ObjectiveEntry], Field(min_length=1, description="Evals: terms and constraints.")]
     optimize: Optimize = Optimize()
-    learn: Learn | None = None
+    learn: Learn | None = Field(None, description="Settings of the gradient.")
 
 
 @dataclass(frozen=True)
