@@ -1,7 +1,9 @@
 """`mergeopt search SPACE OUT`"""
 
 import json
+import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,19 @@ def search(
     if force and not resume:
         begin_anew(out)
     _run(job, out, compute, resume=resume, quiet=quiet or as_json, as_json=as_json)
+
+
+def _note_command(record: Any) -> None:
+    """How the study is run, for the report; in search/, which stays here."""
+    from mergeopt.merge.lock import machine, versions
+
+    record.note("command", {"argv": ["mergeopt", *sys.argv[1:]], "versions": versions(), "machine": machine()})
+
+
+def _again() -> str:
+    """The command that goes on with this one's study."""
+    words = [word for word in sys.argv[1:] if word not in ("--force", "--resume")]
+    return shlex.join(["mergeopt", *words, "--resume"])
 
 
 def _run(job: Any, out: Path, compute: Any, *, resume: bool, quiet: bool, as_json: bool) -> None:
