@@ -120,6 +120,20 @@ def test_yaml_is_yaml(page: Path) -> None:
             assert list(yaml.safe_load_all(block.text)) or block.text.startswith("#"), page.name
 
 
+def test_recipes_on_pages_are_recipes(tmp_path: Path) -> None:
+    """Whole recipes and search files: read without a complaint, so nobody copies a key said in vain."""
+    count = 0
+    for page in PAGES:
+        for number, block in enumerate(blocks(page)):
+            if block.language == "yaml" and re.search(r"^(merge_method|recipe):", block.text, re.MULTILINE):
+                path = tmp_path / f"{page.stem}-{number}.yaml"
+                path.write_text(block.text)
+                result = CliRunner().invoke(app, ["validate", "--strict", str(path)])
+                assert result.exit_code == 0, result.output
+                count += 1
+    assert count > 10
+
+
 def test_code_that_pages_name_is_there() -> None:
     """``merge/plan.py:fill`` in the walkthrough, and every path of "Which file do I open?"."""
     text = (ROOT / "docs" / "walkthrough.md").read_text()
