@@ -71,7 +71,7 @@ def publish(found: Found, job: SearchJob, out: Path, listener: Listener) -> None
 
 def result_text(found: Found, job: SearchJob) -> str:
     """`result.json`: the table and the options; no local path that the recipe does not name."""
-    data = found.result.data() | {"optimize": job.file.optimize.model_dump(mode="json")}
+    data = found.result.data() | {"optimize": job.file.optimize.model_dump(mode="json", exclude={"storage"})}
     return json.dumps(plain(data), indent=1) + "\n"  # unbounded intervals as null: JSON has no infinity
 
 
