@@ -84,8 +84,9 @@ def della(
 ) -> Tensor:
     """TIES' sign election on deltas dropped at random, the small ones more often.
 
-    In each row (the last axis) of δ_i the element of rank r = 0 … n−1 by magnitude (equal ones: that of the last of them) is kept
-    with probability density_i − ε_i + 2ε_i·r/(n−1), a row of one element with density_i; all at density 1, none at 0.
+    In each row (the last axis) of δ_i the element of rank r = 0 … n−1 by magnitude (equal ones: that of the last of
+    them) is kept with probability density_i − ε_i + 2ε_i·r/(n−1), a row of one element with density_i; all at density
+    1, none at 0.
     Then as dare_ties: s = sign(Σ w_i δ_i) per element, base + λ Σ over the agreeing of w_i δ_i, divided by the sum of
     their w_i where `normalize`; `rescale` restores each delta's L1 norm.
     """

@@ -29,7 +29,8 @@ def ranks(delta: Tensor) -> Tensor:
 def by_definition(delta: Tensor, density: float, epsilon: float, draws: Draws) -> Tensor:
     """Every element's own probability, compared with its own draw."""
     u = draws.bits(0, 0, delta.reshape(-1)).double().view(delta.shape) / 2**32 + 0.5
-    return u < density - abs(epsilon) + 2 * abs(epsilon) * ranks(delta if epsilon > 0 else 1 / delta) / (delta.shape[1] - 1)
+    spread, place = abs(epsilon), ranks(delta if epsilon > 0 else 1 / delta) / (delta.shape[1] - 1)
+    return u < density - spread + 2 * spread * place
 
 
 @pytest.mark.parametrize(("density", "epsilon"), [(0.5, 0.15), (0.3, 0.29), (0.9, 0.05), (0.5, -0.2), (0.4, 0.0)])
