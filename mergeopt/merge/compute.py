@@ -133,7 +133,7 @@ def _singular(job: Job, source: TensorSource, shares: Mapping[int, Tensor], memo
 
 
 def chunks_of(job: Job, source: TensorSource, multiple: int = 1) -> Chunks:
-    """The job's inputs in blocks of whole multiples of `multiple` elements, widened; in memory used again for the next."""
+    """The job's inputs in blocks of whole multiples of `multiple` elements, widened, in memory used again."""
     numel, block = _numel(job), whole_multiple(source.block, multiple)
     wide = torch.float64 if job.dtype == "float64" else torch.float32
 

@@ -39,7 +39,9 @@ def _mask(delta: Tensor, row: int, draws: Tensor, density: float, epsilon: float
     """Mask [b] of whole rows: an element of rank r of n in its row is kept with density − ε + 2ε·r/(n−1).
 
     Its draw u would keep it from rank R = ⌊(u − density + ε)(n−1)/2ε⌋ + 1 on (from 0 where u < density − ε). So not
-    every element's rank is found, but its magnitude compared with the row's R-th.
+    every element's rank is found, but its magnitude compared with the row's R-th. Equal magnitudes, common in bfloat16,
+    count as the last or the first of them, by the last bit of their draw: on average as the one in the middle, so that
+    the share kept stays the density.
 
     Args:
         delta: [b].
@@ -57,7 +59,9 @@ def _mask(delta: Tensor, row: int, draws: Tensor, density: float, epsilon: float
         keys = ~keys
     steps = (row - 1) / (2 * spread)
     least = draws.view(-1, row).float().mul_(2.0**-32 * steps).add_((0.5 - density + spread) * steps + 1)
-    limits = taken(sorted_rows(keys), least.clamp_(0, row - 1))
+    least.clamp_(0, row - 1)
+    first = (draws.view(-1, row) & 1 == 0).logical_and_(least >= 1).int()  # above the one before, not at least the R-th
+    limits = taken(sorted_rows(keys), least.sub_(first)).add_(first)
     return at_least(keys, limits).view(-1).logical_and_(possible)
 
 
@@ -84,8 +88,9 @@ def della(
 ) -> Tensor:
     """TIES' sign election on deltas dropped at random, the small ones more often.
 
-    In each row (the last axis) of δ_i the element of rank r = 0 … n−1 by magnitude (equal ones: that of the last of them) is kept
-    with probability density_i − ε_i + 2ε_i·r/(n−1), a row of one element with density_i; all at density 1, none at 0.
+    In each row (the last axis) of δ_i the element of rank r = 0 … n−1 by magnitude (equal ones: the middle of
+    theirs) is kept with probability density_i − ε_i + 2ε_i·r/(n−1), a row of one element with density_i; all at density
+    1, none at 0.
     Then as dare_ties: s = sign(Σ w_i δ_i) per element, base + λ Σ over the agreeing of w_i δ_i, divided by the sum of
     their w_i where `normalize`; `rescale` restores each delta's L1 norm.
     """

@@ -35,6 +35,6 @@ def model_stock(
     the deltas over the whole tensor, or row by row where `filter_wise`.
     """
     if whole is None:
-        whole = spread_rows(_share(row_products(deltas(sources, base), row)), row, base)
+        whole = spread_rows(_share(row_products(deltas(sources, base).unbind(), row)), row, base)
     mean = sum(sources[1:], sources[0]) / len(sources)
     return mean * whole + base * (1 - whole)

@@ -42,7 +42,7 @@ def nuslerp(
     added. θ is that of the whole tensors, or without `nuslerp_flatten` one per vector along the last axis (with
     `nuslerp_row_wise` along the first: mergekit's names stand for the transposed matrix).
     """
-    x = list(sources) if base is None else deltas(sources, base)
+    x = list(sources) if base is None else list(deltas(sources, base))
     theta = _angle(row_products(x, row)) if whole is None else whole
     if theta.numel() > 1 or whole is None:
         theta = spread_rows(theta, row, x[0]) if whole is None else spread_columns(theta, start, x[0])

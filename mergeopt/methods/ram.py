@@ -28,7 +28,7 @@ def _overlap(chunks: Chunks, epsilon: float) -> Tensor:
 
 def _merged(sources: Sequence[Tensor], base: Tensor, epsilon: float, factors: Sequence[Tensor | float]) -> Tensor:
     """base + Σ over what one source alone moves of factor_i δ_i + the mean of δ_i where several do."""
-    x = deltas(sources, base)
+    x = deltas(sources, base).unbind()
     active, count = _active(x, epsilon)
     alone, own, shared = count == 1, torch.zeros_like(base), torch.zeros_like(base)
     for delta, mask, factor in zip(x, active, factors, strict=True):

@@ -62,7 +62,7 @@ def sce(sources: Sequence[Tensor], base: Tensor, *, select_topk: float = 1.0, wh
     3. erase: s = sign(Σ δ_i) per element, zero as plus; base + Σ over sign(δ_i) = s of c_i δ_i, divided by the sum of
        their c_i.
     """
-    chosen = _selected(deltas(sources, base), whole.cutoff, start)
+    chosen = _selected(deltas(sources, base).unbind(), whole.cutoff, start)
     elected = torch.copysign(torch.ones_like(base), sum(chosen[1:], chosen[0]))
     merged, divisor = torch.zeros_like(base), torch.zeros_like(base)
     for delta, share in zip(chosen, whole.shares, strict=True):

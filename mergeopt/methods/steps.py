@@ -1,8 +1,8 @@
 """The small steps that named methods are made of.
 
 Each takes and gives tensors of one chunk, [b] per source, and is differentiable in the coefficients. What
-counts is the number of passes over a chunk: each costs a sixth of a nanosecond per element in a core's cache, twice that
-beyond, and the interpreter's lock.
+counts is the number of passes over a chunk: each costs a sixth of a nanosecond per element in a core's cache, twice
+that beyond, and a meeting with the other threads at the interpreter's lock.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mergeopt.methods.chunks import Chunks, totals
-from mergeopt.methods.kernels import signs_
+from mergeopt.methods.kernels import signs
 
 Prune = Callable[[Tensor, int], None]
 """(|δ| [n, b], start) of a chunk: makes pruned elements 0, in place."""
@@ -67,13 +67,13 @@ def task_sum(kept: Tensor, weight: Tensor, factors: Tensor, normalize: bool, lam
 
 
 def elected_mean(kept: Tensor, weight: Tensor, factors: Tensor, normalize: bool, lambda_: Tensor | float) -> Tensor:
-    """λ Σ w_i f_i δ_i over what agrees in sign with Σ of all (zero counts as plus), divided by Σ of their w_i where
-    `normalize`; pruned elements never agree.
+    """λ Σ w_i f_i δ_i over what agrees in sign with Σ of all, divided by Σ of their w_i where `normalize`.
 
-    Arguments as for `task_sum`.
+    TIES' election, element by element: a sum of zero counts as plus, pruned elements never agree. Arguments as for
+    `task_sum`.
     """
     along = kept * _column(weight * factors.to(weight), kept)
-    elected = signs_(_summed(along.detach()))
+    elected = signs(_summed(along.detach()))
     along.mul_(elected).clamp_min_(0)
     merged = _summed(along).mul_(elected)
     if normalize:
@@ -122,7 +122,7 @@ def divided(merged: Tensor, divisor: Tensor) -> Tensor:
 
 
 def norm_factors(chunks: Chunks, prune: Prune) -> Tensor:
-    """Σ|δ_i| / Σ|δ_i| of what pruning leaves, over the tensor [n], float64: restores the L1 norms; 1 where a sum is below 1e-7."""
+    """Σ|δ_i| of the whole tensor / of what pruning leaves [n], float64: restores L1 norms; 1 where one is < 1e-7."""
     sums = []
     for chunk in chunks:
         assert chunk.base is not None

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mergeopt.methods.chunks import CHUNK, row_totals, total
+from mergeopt.methods.chunks import CHUNK, row_totals, total, totals
 
 
 def test_total_does_not_depend_on_threads():
@@ -34,3 +34,18 @@ def test_row_totals_do_not_depend_on_threads(row: int):
         torch.set_num_threads(threads)
     assert torch.equal(sums[0], sums[1]) and torch.equal(sums[0], sums[2])
     assert torch.allclose(sums[0], x.double().view(-1, row).sum(1))
+
+
+@pytest.mark.parametrize("length", [3, 1024, 40 * 1024 + 17])
+def test_totals_of_magnitudes_are_exact_enough_and_do_not_depend_on_threads(length: int):
+    x = torch.randn(3, length, generator=torch.Generator().manual_seed(0)).abs()
+    threads = torch.get_num_threads()
+    try:
+        sums = []
+        for n in (1, 2, 5):
+            torch.set_num_threads(n)
+            sums.append(totals(x))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(sums[0], sums[1]) and torch.equal(sums[0], sums[2])
+    assert torch.allclose(sums[0], x.double().sum(1), rtol=1e-8, atol=0)

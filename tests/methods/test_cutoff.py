@@ -136,7 +136,7 @@ def test_too_many_equal_ones_are_counted_not_kept(monkeypatch: pytest.MonkeyPatc
 
 def test_any_stream_has_its_cutoffs():
     """Here that of the product of two tensors, for two shares at once; a stream without a name is not remembered."""
-    a, b = (torch.randn(CHUNK + 77, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
+    a, b = (torch.randn(100_077, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
     chunks = Chunks.of([a, b], None)
     for name in ("product", None):
         found = cutoffs(chunks, [1000, 50_000], lambda chunk: [chunk.sources[0] * chunk.sources[1]] * 2, name)

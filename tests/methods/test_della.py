@@ -20,18 +20,19 @@ def masks(delta: Tensor, density: float, epsilon: float, draws: Draws = DRAWS) -
     return _mask(flat, delta.shape[-1], draws.bits(0, 0, flat), density, epsilon).view(delta.shape)
 
 
-def ranks(delta: Tensor) -> Tensor:
-    """By magnitude within each row, equal ones as the last of them: how many are at most as large, less itself."""
-    ascending = delta.abs().sort(dim=1).values
-    return torch.searchsorted(ascending, delta.abs(), right=True) - 1
+def ranks(delta: Tensor, bits: Tensor) -> Tensor:
+    """By magnitude within each row, equal ones as the last of them where the draw is odd, else as the first."""
+    ascending, sizes = delta.abs().sort(dim=1).values, delta.abs().contiguous()
+    last, first = torch.searchsorted(ascending, sizes, right=True) - 1, torch.searchsorted(ascending, sizes)
+    return torch.where(bits.view(delta.shape) & 1 == 1, last, first)
 
 
 def by_definition(delta: Tensor, density: float, epsilon: float, draws: Draws) -> Tensor:
     """Every element's own probability, compared with its own draw."""
-    u = draws.bits(0, 0, delta.reshape(-1)).double().view(delta.shape) / 2**32 + 0.5
-    return u < density - abs(epsilon) + 2 * abs(epsilon) * ranks(delta if epsilon > 0 else 1 / delta) / (
-        delta.shape[1] - 1
-    )
+    bits = draws.bits(0, 0, delta.reshape(-1))
+    u = bits.double().view(delta.shape) / 2**32 + 0.5
+    spread, place = abs(epsilon), ranks(delta if epsilon > 0 else 1 / delta, bits) / (delta.shape[1] - 1)
+    return u < density - spread + 2 * spread * place
 
 
 @pytest.mark.parametrize(("density", "epsilon"), [(0.5, 0.15), (0.3, 0.29), (0.9, 0.05), (0.5, -0.2), (0.4, 0.0)])
@@ -46,7 +47,12 @@ def test_the_mask_is_the_definitions(density: float, epsilon: float, dtype: torc
 
 def test_probability_rises_with_rank():
     delta = torch.randn(ROWS, ROW, generator=torch.Generator().manual_seed(0))
-    kept = torch.empty(ROWS, ROW).scatter_(1, ranks(delta), masks(delta, 0.6, 0.25).float()).mean(0).double()
+    kept = (
+        torch.empty(ROWS, ROW)
+        .scatter_(1, ranks(delta, torch.ones(delta.shape, dtype=torch.int32)), masks(delta, 0.6, 0.25).float())
+        .mean(0)
+        .double()
+    )
     expected = 0.35 + 0.5 * torch.arange(ROW) / (ROW - 1)
     scores = (kept - expected) / (expected * (1 - expected) / ROWS).sqrt()
     assert float(scores.abs().max()) < 4.5
