@@ -156,7 +156,8 @@ class School:
 
     def _contexts(self, info: EvalInfo) -> list[str]:
         """The prompts of an eval's items to learn from; none for texts that are read from their beginning."""
-        if not isinstance(self._job.suite.part(info.name), EvalTask):
+        task = self._job.suite.part(info.name)
+        if not isinstance(task, EvalTask) or task.kind == "loglikelihood_rolling":
             return []
         items = self._job.suite.items(info.name, "calibrate")
         return [text for text in dict.fromkeys(item.requests[0].context for item in items) if text]

@@ -276,6 +276,8 @@ def test_a_teacher_writes_prompts_like_those_of_its_eval(work: Path, tmp_path: P
     assert asked.counts() == {"sort_whole": alone.counts()["sort_whole"] + 9} and asked.said == []
     assert asked.loss("zoo/sort")["sort_whole"] == pytest.approx(0.0, abs=1e-6)
     assert lessons(alone.job, "calibrate", write=9).counts() == asked.counts()
+    lines = learned(learning("sort_lines"), tmp_path)  # texts that are read from their beginning are no prompts
+    assert lessons(lines.job, "calibrate", write=9).counts() == lines.counts()
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ def model_card(found: Found, job: SearchJob, name: str = "Merged model") -> str:
     ]
     return card(
         name,
-        "its coefficients learned with mergeopt." if result.learned else "compared with others by mergeopt.",
+        ("its coefficients learned with mergeopt" if result.learned else "compared with others by mergeopt")
+        + (f", a chain of {len(steps) + 1} merges." if steps else "."),
         recipe,
         names,
         configuration=[*({"name": step.name} | recipe_data(step.recipe) for step in steps), recipe_data(recipe)],
