@@ -111,7 +111,7 @@ def test_the_comparison_is_with_the_models_themselves(searched: Outcome) -> None
     kinds = {row.name: row.kind for row in searched.found.result.rows if row.kind != "learned"}
     assert kinds == dict.fromkeys(["zoo/upper", "zoo/sort", "zoo/multitask"], "parent") | {"uniform": "fixed"}
     card = (searched.out / "README.md").read_text()
-    assert ", a chain of 2 merges." in card and "With mergekit: rounding" in card
+    assert ", a chain of 2 merges." in card and "the same model but for rounding" in card
     assert "* local:multitask\n* local:sort\n* local:upper\n" in card
     assert card.count("merge_method: slerp") == 2 and "name: step-" in card
 
