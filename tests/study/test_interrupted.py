@@ -70,6 +70,6 @@ def test_control_c_ends_with_130_and_can_be_resumed(work: Path, tmp_path: Path) 
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.strip().splitlines()[-1].endswith("interrupted") and "Traceback" not in said
+    assert said.strip().splitlines()[-1].endswith("--resume") and "interrupted" in said and "Traceback" not in said
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["search"]
     assert len(search(DATA, tmp_path, resume=True).trials) == 40
