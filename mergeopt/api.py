@@ -13,7 +13,6 @@ given. Nothing is printed: give `listener=print` to a search to see what happens
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,10 @@ from mergeopt.recipe.document import Document, parse_documents, read_documents
 from mergeopt.recipe.stages import read_stages
 from mergeopt.recipe.write import to_yaml
 from mergeopt.report.notebook import Evaluation, LearnedMerge, MergedModel, read_folder
-from mergeopt.report.publish import begin_anew, check_room, publish
+from mergeopt.report.publish import begin_anew, check_room, opened_study, publish
 from mergeopt.study.evaluation import evaluate_models
 from mergeopt.study.events import Listener, nobody
-from mergeopt.study.job import layers_near, open_record, prepare_search
+from mergeopt.study.job import layers_near, prepare_search
 from mergeopt.study.search import run_search
 from mergeopt.study.searchfile import read_search_file
 from mergeopt.study.workbench import Compute
@@ -137,16 +136,9 @@ def search(
     check_room(job, place)
     if force and not resume:
         begin_anew(place)
-    existed = place.exists()
-    record = open_record(job, place / "search", resume=resume)
-    try:
-        with record:
-            found = run_search(job, record, compute, listener)
-            publish(found, job, place, listener)
-    except InputError:
-        if not resume and not record.trials:  # nothing was learned: nothing stays
-            shutil.rmtree(place / "search" if existed else place)
-        raise
+    with opened_study(job, place, resume=resume) as record:
+        found = run_search(job, record, compute, listener)
+        publish(found, job, place, listener)
     return LearnedMerge(MergedModel.read(place, job.notices), found.result)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import typer
 
 from mergeopt.cli.common import check_out, command, say, screen, warn
-from mergeopt.errors import InputError, visible
+from mergeopt.errors import visible
 
 
 @command
@@ -76,23 +75,19 @@ def _again() -> str:
 
 def _run(job: Any, out: Path, compute: Any, *, resume: bool, quiet: bool, as_json: bool) -> None:
     from mergeopt.cli.study_display import StudyDisplay
-    from mergeopt.report.publish import publish, result_text
+    from mergeopt.report.publish import opened_study, publish, result_text
     from mergeopt.report.table import result_table, verdict
-    from mergeopt.study.job import open_record
     from mergeopt.study.search import run_search
 
-    existed = out.exists()
-    record = open_record(job, out / "search", resume=resume)
+    lines = typer.echo if as_json else None
     try:
-        lines = typer.echo if as_json else None
-        with record, StudyDisplay(job, record, quiet=quiet, lines=lines) as display:
+        with (
+            opened_study(job, out, resume=resume) as record,
+            StudyDisplay(job, record, quiet=quiet, lines=lines) as display,
+        ):
             _note_command(record)
             found = run_search(job, record, compute, display)
             publish(found, job, out, display)
-    except InputError:
-        if not resume and not record.trials:  # nothing was learned: nothing stays
-            shutil.rmtree(out / "search" if existed else out)
-        raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"go on with: {_again()}") from None
     if as_json:

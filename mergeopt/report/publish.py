@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from mergeopt.errors import MergeoptError
+from mergeopt.errors import InputError, MergeoptError
 from mergeopt.files import size_text, write_text
 from mergeopt.merge.folder import check_apart, merge_to_folder
 from mergeopt.merge.plan import make_plan
@@ -18,9 +20,10 @@ from mergeopt.report.html.items import write_items
 from mergeopt.report.html.page import write_report
 from mergeopt.report.html.png import FIGURE, write_png
 from mergeopt.study.events import Listener, Notice, Phase, Written
-from mergeopt.study.job import SearchJob
+from mergeopt.study.job import SearchJob, open_record
 from mergeopt.study.lock import StudyLock
 from mergeopt.study.log import plain
+from mergeopt.study.record import StudyRecord
 from mergeopt.study.search import Found
 
 
@@ -38,6 +41,20 @@ def check_room(job: SearchJob, out: Path) -> None:
     free = shutil.disk_usage(place).free
     if free < needed:
         raise MergeoptError(f"{out}: the model needs {size_text(needed)}, the disk has {size_text(free)} free")
+
+
+@contextmanager
+def opened_study(job: SearchJob, out: Path, *, resume: bool) -> Iterator[StudyRecord]:
+    """The record of the study in `out`, begun or gone on with; after a mistake before the first trial nothing stays."""
+    existed = out.exists()
+    record = open_record(job, out / "search", resume=resume)
+    try:
+        with record:
+            yield record
+    except InputError:
+        if not resume and not record.trials:
+            shutil.rmtree(out / "search" if existed else out)
+        raise
 
 
 def publish(found: Found, job: SearchJob, out: Path, listener: Listener) -> None:
