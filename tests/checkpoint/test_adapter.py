@@ -236,7 +236,9 @@ ANY = st.recursive(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.dictionaries(st.sampled_from(KEYS), ANY))
 def test_any_config_is_read_or_refused(tmp_path: Path, data: dict[str, Any]) -> None:
     usual = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}

@@ -65,7 +65,8 @@ def test_candidate_is_the_written_model(inside: Path, architecture: str, method:
         assert mine[name].dtype == tensor.dtype and torch.equal(mine[name], tensor), name
     tokens = torch.arange(12).view(2, 6)
     with torch.no_grad():
-        assert torch.equal(candidate.model(tokens).logits, loaded(tokens).logits)
+        # not bit for bit: some kernels (convolutions of state-space models) round by where their weights lie in memory
+        torch.testing.assert_close(candidate.model(tokens).logits, loaded(tokens).logits)
     base = transformers.AutoModelForCausalLM.from_pretrained(inside / "base").state_dict()
     changed = [name for name in base if not torch.equal(base[name], mine[name])]
     assert len(changed) == len(base)  # every tensor was merged, none merely copied

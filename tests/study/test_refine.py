@@ -112,7 +112,7 @@ def test_a_state_of_something_else_is_not_gone_on_with(
 def test_a_loss_that_diverges_is_retreated_from(
     lessons: Lessons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("CHECK", 20), ("STEP", 2.0), ("WARM_UP", 30)):  # the first losses are tame
+    for name, value in (("CHECK", 20), ("STEP", 30.0), ("WARM_UP", 30)):  # the first losses are tame
         monkeypatch.setattr(refine, name, value)
     said = list[str]()
     made = refiner(lessons, tmp_path / "s", lambda e: said.append(e.text) if isinstance(e, Notice) else None, steps=60)
