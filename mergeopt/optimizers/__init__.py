@@ -32,7 +32,7 @@ OPTIMIZERS: Mapping[str, str] = MappingProxyType(
 
 LEARNING = frozenset({"auto", "gradient"})  # those that use gradients where there are some
 STEPS = 300
-VERSION = 2  # of what `auto` proposes: a study begun with another cannot be gone on with
+VERSION = 3  # of what `auto` proposes: a study begun with another cannot be gone on with
 
 
 def create(

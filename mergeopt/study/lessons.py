@@ -62,23 +62,24 @@ class School:
         self._encoder: Encoder = bench.encoder(job.recipe)
         self._teachers: dict[ModelRef, Teacher] = {}
 
-    def curriculum(self, splits: Sequence[Split], *, write: int = 0) -> Curriculum | None:
+    def curriculum(self, splits: Sequence[Split], *, below: bool = False) -> Curriculum | None:
         """All lessons from these splits' items and from the prompts; None where there are none.
 
         Args:
             splits: Of the items.
-            write: How many prompts every teacher writes where the search file gives none.
+            below: For the many numbers below the tensor, which would learn a few hundred right answers by heart: every
+                eval has a teacher, the best model there is on it, and where the search file gives no prompts each
+                teacher writes `learn.write`.
 
         Raises:
             InputError: a teacher of another vocabulary, prompts that cannot be read.
         """
-        courses = self._courses()
+        courses = self._courses(below)
         domains = [domain for course in courses if (domain := self._domain(course, splits)) is not None]
         if self._learn.retain:
             domains += self._retained(splits)
-        given = self._learn.prompts or self._written(courses, write)
-        for prompts in given:
-            domains = self._with_prompts(domains, prompts, courses)
+        for prompts, owner in self._given(courses) or (self._written(courses) if below else []):
+            domains = self._with_prompts(domains, prompts, owner, len(courses))
         if not domains:
             return None
         largest = max(len(domain.lessons) for domain in domains)
@@ -92,12 +93,12 @@ class School:
             device=device,
         )
 
-    def _courses(self) -> list[Course]:
+    def _courses(self, below: bool) -> list[Course]:
         infos = [info for info in self._job.suite.evals if not info.entry.is_constraint]
-        return [Course(info, self._teacher_of(info)) for info in infos]
+        return [Course(info, self._teacher_of(info, below)) for info in infos]
 
-    def _teacher_of(self, info: EvalInfo) -> ModelRef | None:
-        """The model to imitate on an eval: better than the base there, with the same vocabulary."""
+    def _teacher_of(self, info: EvalInfo, below: bool) -> ModelRef | None:
+        """The model to imitate on an eval: better than the base there; `below` the tensor the base where none is."""
         if self._learn.loss == "nll":
             return None
         sign = 1 if info.higher_is_better else -1
@@ -106,11 +107,15 @@ class School:
         name = info.entry.teacher or max(scores, key=lambda parent: sign * scores[parent])
         value = scores.get(name)
         if value is not None and sign * (value - base) <= 0:
-            self._say(
-                f"{name!r} does not teach {info.name!r}, where it scores {value:.3f} and the base {base:.3f}; "
-                "its right answers are learned instead"
-            )
-            return None
+            if not below:
+                self._say(
+                    f"{name!r} does not teach {info.name!r}, where it scores {value:.3f} and the base {base:.3f}; "
+                    "its right answers are learned instead"
+                )
+                return None
+            known = {**scores, str(self._job.recipe.base): base} if self._job.recipe.base else scores
+            name = max(known, key=lambda model: sign * known[model])
+            self._say(f"below the tensor {info.name!r} is learned from {name!r}, the best there is on it")
         return ModelRef.parse(name, f"objective {info.name} teacher")
 
     def _domain(self, course: Course, splits: Sequence[Split]) -> Domain | None:
@@ -148,11 +153,17 @@ class School:
                 found.append(Domain(f"retain {info.name}", lessons, "kl", weight, targets))
         return found
 
-    def _written(self, courses: Sequence[Course], count: int) -> list[Prompts]:
-        """What every teacher writes after its eval's prompts."""
+    def _given(self, courses: Sequence[Course]) -> list[tuple[Prompts, EvalInfo | None]]:
+        """The search file's prompts, each with the eval that its teacher teaches."""
+        first = {course.teacher: course.info for course in reversed(courses)}
+        teachers = [ModelRef.parse(prompts.teacher, "learn.prompts teacher") for prompts in self._learn.prompts]
+        return [(p, first.get(teacher)) for p, teacher in zip(self._learn.prompts, teachers, strict=True)]
+
+    def _written(self, courses: Sequence[Course]) -> list[tuple[Prompts, EvalInfo | None]]:
+        """What every eval's teacher writes after the eval's prompts."""
         taught = [c for c in courses if c.teacher is not None and len(self._contexts(c.info)) >= FEWEST]
-        teachers = dict.fromkeys(str(course.teacher) for course in taught)
-        return [Prompts(teacher=teacher, write=count) for teacher in teachers] if count else []
+        count = self._learn.write
+        return [(Prompts(teacher=str(c.teacher), write=count), c.info) for c in taught] if count else []
 
     def _contexts(self, info: EvalInfo) -> list[str]:
         """The prompts of an eval's items to learn from; none for texts that are read from their beginning."""
@@ -162,10 +173,11 @@ class School:
         items = self._job.suite.items(info.name, "calibrate")
         return [text for text in dict.fromkeys(item.requests[0].context for item in items) if text]
 
-    def _with_prompts(self, domains: Sequence[Domain], prompts: Prompts, courses: Sequence[Course]) -> list[Domain]:
-        """The prompts join the eval that their teacher teaches, or are a domain of their own."""
+    def _with_prompts(
+        self, domains: Sequence[Domain], prompts: Prompts, owner: EvalInfo | None, evals: int
+    ) -> list[Domain]:
+        """The prompts join their eval, their `owner`, or are a domain of their own, which counts as one of `evals`."""
         teacher = ModelRef.parse(prompts.teacher, "learn.prompts teacher")
-        owner = next((c.info for c in courses if c.teacher == teacher), None)
         school = self._teacher(teacher)
         generation = self._generation(prompts, owner)
         try:
@@ -180,7 +192,7 @@ class School:
             return list(domains)
         taught = [d for d in domains if owner is not None and d.name == owner.name]
         if not taught:
-            weight = 1 / max(1, len(courses))  # as much as an eval
+            weight = 1 / max(1, evals)  # as much as an eval
             return [*domains, Domain(f"{teacher} on {prompts.where}", lessons, "kl", weight, targets)]
         (domain,) = taught
         if domain.targets is None:  # the teacher failed on the eval's own items

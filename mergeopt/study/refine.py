@@ -1,8 +1,9 @@
 """Learning below the tensor: numbers for rows, columns or singular components, added to a learned recipe.
 
 They are too many to be trials: Adam goes down the same smooth loss as the gradient before it, on the calibrate and the
-search items, which have done their other work by then, and on the prompts. The state of every check is kept beside the
-study, so that a killed run goes on from there, to the same numbers.
+search items, which have done their other work by then, and on the prompts. What is measured and kept is a running
+average of the numbers (Polyak & Juditsky 1992), not the last step's. The state of every check is kept beside the study,
+so that a killed run goes on from there, to the same numbers.
 """
 
 import json
@@ -31,7 +32,8 @@ from mergeopt.study.workbench import FAILURES, Workbench
 STEP = 0.05  # of Adam, in coefficients: a delta counts between 0 and 1
 WARM_UP = 10  # steps
 CHECK = 40  # steps between measurements of the held-out loss
-PATIENCE = 3  # measurements without a gain
+PATIENCE = 5  # measurements without a gain
+HORIZON = 50  # steps that the averaged numbers look back: they lie where the steps' noise is gone
 RETREATS = 4
 
 
@@ -128,7 +130,7 @@ class Refiner:
 
     def _check(self, recipe: Recipe, descent: "_Descent") -> None:
         try:
-            losses = evaluate(self._bench.become(recipe, descent.refinement).model, self._held_out)
+            losses = evaluate(self._bench.become(recipe, descent.average).model, self._held_out)
         except FAILURES as error:
             self._retreat(descent, str(error))
             return
@@ -146,6 +148,7 @@ class _Descent:
 
     def __init__(self, values: Mapping[Key, Tensor], steps: int) -> None:
         self._values = {key: value.clone() for key, value in values.items()}
+        self._mean = dict(self._values)
         self._first = {key: torch.zeros_like(value) for key, value in values.items()}
         self._second = {key: torch.zeros_like(value) for key, value in values.items()}
         self._steps, self.taken, self.tokens = steps, 0, 0
@@ -157,6 +160,11 @@ class _Descent:
     @property
     def refinement(self) -> Refinement:
         return Refinement(dict(self._values))
+
+    @property
+    def average(self) -> Refinement:
+        """What is measured: the exponential average of the last `HORIZON` steps' numbers."""
+        return Refinement(dict(self._mean))
 
     @property
     def done(self) -> bool:
@@ -174,6 +182,7 @@ class _Descent:
             scale = (second / (1 - 0.99**self._moves)).sqrt_().add_(1e-12)
             # a new tensor: the last one may be written into the model still
             self._values[key] = self._values[key] - size / (1 - 0.9**self._moves) * first / scale
+            self._mean[key] = self._mean[key].lerp(self._values[key], max(1 / HORIZON, 1 / self._moves))
 
     def diverges(self, loss: float) -> bool:
         """Are two mini-batches' losses in a row twice the start's? One alone may be a hard mini-batch."""
@@ -181,32 +190,39 @@ class _Descent:
         return len(self._losses) == 3 and min(self._losses[1:]) > 2 * self._losses[0]
 
     def judge(self, loss: float) -> None:
-        """What the held-out loss says of the numbers as they are."""
+        """What the held-out loss says of the average."""
         self._stale += 1
         if loss < self.best_loss:
-            self.best, self.best_loss, self._stale = dict(self._values), loss, 0
+            self.best, self.best_loss, self._stale = dict(self._mean), loss, 0
 
     def retreat(self) -> None:
         """Back to the best numbers, with half the step and without momentum; the failed step counts."""
         self._retreats, self._size, self._moves, self.taken = self._retreats + 1, self._size / 2, 0, self.taken + 1
         best = self.best or {key: torch.zeros_like(value) for key, value in self._values.items()}
-        self._values, self._losses = dict(best), self._losses[:1]
+        self._values, self._mean, self._losses = dict(best), dict(best), self._losses[:1]
         for key in self._values:
             self._first[key].zero_()
             self._second[key].zero_()
 
     def state(self) -> State:
-        groups = {"value": self._values, "first": self._first, "second": self._second, "best": self.best or {}}
-        tensors = {json.dumps([name, *key]): value for name, group in groups.items() for key, value in group.items()}
+        tensors = {
+            json.dumps([name, *key]): value
+            for name, group in self._groups(self.best or {}).items()
+            for key, value in group.items()
+        }
         facts = {
             "taken": self.taken, "tokens": self.tokens, "moves": self._moves, "size": self._size, "stale": self._stale,
             "retreats": self._retreats, "losses": self._losses, "best_loss": self.best_loss,
         }  # fmt: skip
         return State(tensors, facts)
 
+    def _groups(self, best: dict[Key, Tensor]) -> dict[str, dict[Key, Tensor]]:
+        """All numbers of a state, by what they are."""
+        return {"value": self._values, "mean": self._mean, "first": self._first, "second": self._second, "best": best}
+
     def restore(self, state: State) -> None:
         best: dict[Key, Tensor] = {}
-        groups = {"value": self._values, "first": self._first, "second": self._second, "best": best}
+        groups = self._groups(best)
         for name, tensor in state.tensors.items():
             group, *key = json.loads(name)
             groups[group][Key(*key)] = tensor

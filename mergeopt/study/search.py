@@ -232,9 +232,8 @@ class Study:
     def refine(self, trials: Sequence[Trial], reference: Reference) -> Contender | None:
         """Numbers below the tensor, on top of the finalist with the least held-out loss; None where none help."""
         learn = self.job.file.learn or Learn()
-        curriculum = School(self.job, self.bench, reference, self.listener).curriculum(
-            ("calibrate", "search"), write=learn.write
-        )
+        school = School(self.job, self.bench, reference, self.listener)
+        curriculum = school.curriculum(("calibrate", "search"), below=True)
         candidates = self._finalists(trials)
         if curriculum is None or not candidates:
             self.listener(Notice("there is nothing to learn from below the tensor"))

@@ -162,7 +162,7 @@ class Learn(_Section):
         ge=0,
         description="With portable: false and no prompts: how many every teacher writes itself, after its eval's.",
     )
-    refine_steps: int = Field(400, ge=1, description="Of the gradient below the tensor, at most.")
+    refine_steps: int = Field(1200, ge=1, description="Of the gradient below the tensor, at most.")
 
 
 class SearchSchema(_Section):

@@ -26,7 +26,7 @@ from mergeopt.study.references import alone
 from mergeopt.study.searchfile import read_search_file
 from mergeopt.study.workbench import Compute, Workbench
 from mergeopt.zoo.tasks import get_task
-from tests.study.family import recipe, search_data, write_yaml
+from tests.study.family import WHOLE, recipe, search_data, write_eval, write_yaml
 from tests.study.test_search import prepare, refusal
 
 CPU = Compute(torch.device("cpu"))
@@ -60,7 +60,7 @@ class Lessons:
         return {name: int((of == index).sum()) for index, name in enumerate(self.made.names)}
 
 
-def lessons(job: SearchJob, *splits: Any, write: int = 0) -> Lessons:
+def lessons(job: SearchJob, *splits: Any, below: bool = False) -> Lessons:
     bench, said = Workbench(job.checkpoints, job.suite, CPU), list[str]()
     scores = {c.name: bench.measure(c.recipe, "search") for c in job.contenders if c.kind in ("base", "parent")} | {
         c.name: bench.measure(c.recipe, "search") for c in job.contenders if c.name == "uniform"
@@ -73,11 +73,11 @@ def lessons(job: SearchJob, *splits: Any, write: int = 0) -> Lessons:
         Reference(job.suite.evals, base, parents),
         lambda event: said.append(event.text) if isinstance(event, Notice) else None,
     )
-    return Lessons(school.curriculum(splits or ("calibrate",), write=write), bench, job, said)
+    return Lessons(school.curriculum(splits or ("calibrate",), below=below), bench, job, said)
 
 
-def learned(data: Any, folder: Path, *splits: Any, **learn: Any) -> Lessons:
-    return lessons(prepare(data | {"learn": learn}, folder), *splits)
+def learned(data: Any, folder: Path, *splits: Any, below: bool = False, **learn: Any) -> Lessons:
+    return lessons(prepare(data | {"learn": learn}, folder), *splits, below=below)
 
 
 def learning(*evals: str, **optimize: Any) -> Any:
@@ -275,9 +275,30 @@ def test_a_teacher_writes_prompts_like_those_of_its_eval(work: Path, tmp_path: P
     asked = learned(learning("sort_whole"), tmp_path, prompts=[{"write": 9, "teacher": "zoo/sort"}])
     assert asked.counts() == {"sort_whole": alone.counts()["sort_whole"] + 9} and asked.said == []
     assert asked.loss("zoo/sort")["sort_whole"] == pytest.approx(0.0, abs=1e-6)
-    assert lessons(alone.job, "calibrate", write=9).counts() == asked.counts()
+    assert learned(learning("sort_whole"), tmp_path, below=True, write=9).counts() == asked.counts()
     lines = learned(learning("sort_lines"), tmp_path)  # texts that are read from their beginning are no prompts
-    assert lessons(lines.job, "calibrate", write=9).counts() == lines.counts()
+    assert learned(learning("sort_lines"), tmp_path, below=True, write=9).counts() == lines.counts()
+
+
+def test_below_the_tensor_a_teacher_of_two_evals_writes_for_both(work: Path, tmp_path: Path) -> None:
+    write_eval(tmp_path / "evals", "sort_again", "sort", WHOLE)
+    data = learning("sort_whole", "sort_again")
+    alone = learned(data, tmp_path)
+    found = learned(data, tmp_path, below=True, write=9)
+    assert found.counts() == {name: count + 9 for name, count in alone.counts().items()} and found.said == []
+    assert list(found.loss("zoo/sort").values()) == [pytest.approx(0.0, abs=1e-6)] * 2
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_below_the_tensor_every_eval_has_a_teacher(direction: str, work: Path, tmp_path: Path) -> None:
+    """Where no parent is better than the base, the best model there is, not a few right answers to learn by heart."""
+    data = learning()
+    data["objective"][0] |= {"teacher": "zoo/sort" if direction == "maximize" else "zoo/upper", "direction": direction}
+    found = learned(data, tmp_path, below=True, write=0)
+    best = "zoo/base" if direction == "maximize" else "zoo/upper"  # bits: whoever knows more is "worse"
+    assert found.loss(best)["upper_lines"] == pytest.approx(0.0, abs=1e-6)
+    said = ["below the tensor 'upper_lines' is learned from 'zoo/base', the best there is on it"]
+    assert found.said == (said if direction == "maximize" else [])
 
 
 @pytest.mark.parametrize(

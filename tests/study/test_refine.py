@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from mergeopt.merge.refinement import KINDS, Refinement
+from mergeopt.merge.refinement import KINDS, Key, Refinement
 from mergeopt.recipe.recipe import Recipe
 from mergeopt.scoring.learning.loss import evaluate
 from mergeopt.study import refine
 from mergeopt.study.events import Event, Listener, Notice, StepDone
-from mergeopt.study.refine import Refiner
+from mergeopt.study.refine import Refiner, _Descent
 from tests.study.family import recipe, search_data
 from tests.study.test_lessons import Lessons, learned
 
@@ -79,6 +79,24 @@ def test_a_killed_refinement_goes_on_to_the_same_numbers(stop: int, lessons: Les
     assert steps == list(range((stop - 1) // 4 * 4 + 1, 19))  # on from the last check
     assert (again.spent.steps, again.spent.tokens) == (whole.spent.steps, whole.spent.tokens)
     assert sorted(path.name for path in tmp_path.iterdir() if "cut" in path.name) == ["cut"]
+
+
+def test_what_is_kept_is_an_average_of_the_last_steps() -> None:
+    key = Key("w", 0, "rows")
+    descent = _Descent({key: torch.zeros(3)}, steps=1000)
+    steps = list[torch.Tensor]()
+    for sign in (1.0, -1.0) * 40:  # to and fro
+        descent.step({key: torch.full((3,), sign)})
+        steps.append(descent.refinement.values[key])
+    averages = torch.stack(steps[: refine.HORIZON]).mean(0)
+    descent.judge(1.0)
+    assert descent.best is not None and descent.best[key].equal(descent.average.values[key])
+    assert (descent.average.values[key] - averages).abs().max() < torch.stack(steps).std()
+    again = _Descent({key: torch.zeros(3)}, steps=1000)
+    again.restore(descent.state())
+    assert again.average.values[key].equal(descent.average.values[key])
+    descent.retreat()
+    assert descent.average.values[key].equal(descent.refinement.values[key])
 
 
 def test_a_finished_refinement_is_not_run_again(lessons: Lessons, tmp_path: Path) -> None:
