@@ -2,12 +2,13 @@
 """What does the gradient of every coefficient cost beside a plain backward?
 
 On Llama-shaped models of random weights, sources resident: a step (forward, backward, contraction) beside the forward
-and backward alone of the same model, with all its weight gradients made and dropped; time in turn, medians, and peak
-memory beside the largest gradients and the blocks that the contraction should add. Then one step of a bfloat16 model
-in a process of its own, sources read from their files: peak memory without what is mapped from files. And, on a
-family that `make_family` trained: which estimate of a density's gradient foretells what moving the density does?
+and backward alone of the same model, with all its weight gradients made and dropped, and beside writing the merge into
+the model; time in turn, medians, and peak memory beside the blocks that the contraction should add. Then one step of a
+bfloat16 model in a process of its own, sources read from their files: peak memory without what is mapped from files.
+And, on a family that `make_family` trained: which estimate of a density's gradient foretells what moving it does?
 
     scripts/bench_gradient.py --size 60M --sources 2,4,8
+    scripts/bench_gradient.py --size 1B --tokens 4096 --device cuda
     scripts/bench_gradient.py --child-size 0.5B
     scripts/bench_gradient.py --shares runs/families/demo0
 """
@@ -21,20 +22,24 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from random import Random
 from statistics import median
 from typing import Any
 
 import torch
-from bench_merge import make_model, size_of
+from bench_merge import make_model, size_of, tensors_of
 from torch import Tensor
 
+from mergeopt.checkpoint.header import encode_header
 from mergeopt.merge.compute import chunks_of, compute
 from mergeopt.merge.folder import Prepared, prepare
 from mergeopt.merge.gradient import CoefficientGradient, contracting
 from mergeopt.merge.live import LiveModel, bind, skeleton
 from mergeopt.merge.plan import Job
+from mergeopt.merge.refinement import KINDS, Refinement, empty
+from mergeopt.merge.refinement_gradient import RefinementGradient
 from mergeopt.merge.sources import FileSource, ResidentSource, TensorSource, open_models, opened_readers
 from mergeopt.methods import METHODS, SCHEMAS
 from mergeopt.methods.chunks import Chunks, row_of
@@ -47,6 +52,7 @@ from mergeopt.zoo.tasks import TASKS
 from mergeopt.zoo.tokenizer import make_tokenizer
 from mergeopt.zoo.train import CONTEXT, collate, weighted_loss
 
+CPU = torch.device("cpu")
 WANTED = frozenset({"weight", "density", "lambda"})
 SHARES = (("ties", 0.3), ("ties", 0.7), ("dare_linear", 0.5))
 HALF_WIDTHS = (0.005, 0.02, 0.03, 0.05, 0.1)  # of a secant
@@ -81,8 +87,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", default="task_arithmetic,ties")
     parser.add_argument("--dtypes", default="float32,bfloat16", help="of the live model")
     parser.add_argument("--wanted", default="weight", help="parameters to follow, of weight,density,lambda")
+    parser.add_argument("--refine", choices=KINDS, help="follow numbers below the tensor instead, and write with them")
     parser.add_argument("--tokens", type=int, default=1024, help="per step, in rows of 256")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (default) or cuda")
     parser.add_argument("--folder", help="keep models here, and use those already there")
     parser.add_argument("--child-size", help="run only the step inside little memory, with models of this size")
     parser.add_argument("--shares", type=Path, metavar="FOLDER", help="a family: run only the estimates of densities")
@@ -92,9 +100,16 @@ def arguments() -> argparse.Namespace:
 
 def report(options: argparse.Namespace, root: Path) -> None:
     counts = [int(n) for n in options.sources.split(",")]
-    models = [make_model(root / f"model{i}", size_of(options.size), i) for i in range(max(counts) + 1)]
-    print(f"{options.size}, {options.tokens} tokens, {torch.get_num_threads()} threads, following {options.wanted}")
-    print(f"{'':36}{'plain s':>9}{'step s':>9}{'ratio':>7}{'more MB':>9}{'formula':>9}")
+    cpu, size = options.device.type == "cpu", size_of(options.size)
+    folders = [root / f"model{i}" for i in range(max(counts) + 1)]
+    models = [make_model(folder, size, i) if cpu else hollow_model(folder, size) for i, folder in enumerate(folders)]
+    place = f"{torch.get_num_threads()} threads"
+    if not cpu:
+        place = torch.cuda.get_device_name(options.device)
+    print(
+        f"{options.size}, {options.tokens} tokens, {place}, following {options.wanted}; peaks beside what is resident"
+    )
+    print(f"{'':36}{'plain s':>9}{'step s':>9}{'ratio':>7}{'write s':>9}{'peak MB':>9}{'more MB':>9}{'formula':>9}")
     for method in options.methods.split(","):
         for dtype in options.dtypes.split(","):
             for n in counts:
@@ -103,22 +118,43 @@ def report(options: argparse.Namespace, root: Path) -> None:
 
 
 def compare(prepared: Prepared, dtype: torch.dtype, options: argparse.Namespace) -> str:
-    source = resident(prepared)
-    live = living(prepared, source, dtype)
-    times: dict[str, list[float]] = {"plain": [], "step": []}
-    peaks: dict[str, list[int]] = {"plain": [], "step": []}
+    source = resident(prepared, options.device)
+    live, meter = living(prepared, source, dtype, options.device), Meter(options.device)
+    runs: dict[str, list[tuple[float, int]]] = {"plain": [], "step": [], "write": []}
     for _ in range(options.repeat + 1):  # in turn; the first is to warm up
         for name, run in (("plain", plain), ("step", step)):
-            Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins again
-            begin = time.perf_counter()
-            run(live, prepared, options)
-            times[name].append(time.perf_counter() - begin)
-            peaks[name].append(memory("VmHWM"))
-    without, within = median(times["plain"][1:]), median(times["step"][1:])
-    ratio = median(b / a for a, b in zip(times["plain"][1:], times["step"][1:], strict=True))
-    more = (median(peaks["step"][1:]) - median(peaks["plain"][1:])) / 1e6
+            runs[name].append(meter.of(lambda run=run: run(live, prepared, options)))
+        runs["write"].append(meter.of(lambda: write(live, prepared, options)))
+    seconds = {name: [time for time, _ in measured[1:]] for name, measured in runs.items()}
+    peaks = {name: median(peak for _, peak in measured[1:]) for name, measured in runs.items()}
+    ratio = median(b / a for a, b in zip(seconds["plain"], seconds["step"], strict=True))
+    within = (peaks["plain"] - meter.begun) / 1e6
+    more = (peaks["step"] - peaks["plain"]) / 1e6
     blocks = (len(prepared.plan.jobs[0].inputs) + 2) * source.block * 4 / 1e6
-    return f"{without:9.2f}{within:9.2f}{ratio:7.2f}{more:9.0f}{blocks:9.1f}"
+    plainly, stepped, written = (median(seconds[name]) for name in ("plain", "step", "write"))
+    return f"{plainly:9.3f}{stepped:9.3f}{ratio:7.2f}{written:9.3f}{within:9.0f}{more:9.0f}{blocks:9.1f}"
+
+
+class Meter:
+    """Seconds and peak bytes of a call, on one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.begun = self.of(lambda: None)[1]
+
+    def of(self, run: Callable[[], None]) -> tuple[float, int]:
+        cuda = self.device.type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+            torch.cuda.synchronize(self.device)
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins again
+        begin = time.perf_counter()
+        run()
+        if cuda:
+            torch.cuda.synchronize(self.device)
+        seconds = time.perf_counter() - begin
+        return seconds, torch.cuda.max_memory_allocated(self.device) if cuda else memory("VmHWM")
 
 
 def plain(live: LiveModel, prepared: Prepared, options: argparse.Namespace) -> None:
@@ -128,10 +164,22 @@ def plain(live: LiveModel, prepared: Prepared, options: argparse.Namespace) -> N
 
 
 def step(live: LiveModel, prepared: Prepared, options: argparse.Namespace) -> None:
-    wanted = WANTED & set(options.wanted.split(",")) & SCHEMAS[prepared.plan.method].parameters.keys()
-    gradient = CoefficientGradient(live, prepared.plan, {job.tensor: wanted for job in prepared.plan.jobs})
-    with contracting(live, prepared.plan.jobs, gradient):
+    plan = prepared.plan
+    wanted = WANTED & set(options.wanted.split(",")) & SCHEMAS[plan.method].parameters.keys()
+    gradient: CoefficientGradient | RefinementGradient
+    if options.refine:
+        gradient = RefinementGradient(live, plan, options.refine)
+    else:
+        gradient = CoefficientGradient(live, plan, {job.tensor: wanted for job in plan.jobs})
+    with contracting(live, plan.jobs, gradient):
         loss(live.model, options.tokens).backward()
+    gradient.values()
+
+
+def write(live: LiveModel, prepared: Prepared, options: argparse.Namespace) -> None:
+    """What precedes a step: the merge, written into the model; nothing is remembered from before."""
+    numbers = {} if options.refine is None else empty(prepared.plan, options.refine)
+    LiveModel(live.model, live._views, live.source).write(prepared.plan, Refinement(numbers))
 
 
 def report_child(options: argparse.Namespace, root: Path) -> None:
@@ -330,14 +378,31 @@ def prepared_of(text: str) -> Prepared:
     return prepare(recipe, open_models(recipe.models, None))
 
 
-def resident(prepared: Prepared) -> ResidentSource:
+def hollow_model(folder: Path, size: int) -> Path:
+    """A model whose file has a header and a hole: for sources that are drawn on the device."""
+    config, tensors = tensors_of(size)
+    head, _ = encode_header([(name, "bfloat16", shape) for name, shape in tensors], None)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + sum(2 * prod(shape) for _, shape in tensors))
+    return folder
+
+
+def resident(prepared: Prepared, device: torch.device = CPU) -> ResidentSource:
     items = [item for job in prepared.plan.jobs for item in job.reads]
-    return ResidentSource.load(items, prepared.checkpoints, torch.device("cpu"))
+    if device.type == "cpu":
+        return ResidentSource.load(items, prepared.checkpoints, device)
+    sizes = {item: prod(job.shape) for job in prepared.plan.jobs for item in job.reads}
+    drawn = {item: torch.empty(size, dtype=torch.bfloat16, device=device) for item, size in sizes.items()}
+    generator = torch.Generator(device).manual_seed(0)
+    return ResidentSource({item: tensor.normal_(0, 0.02, generator=generator) for item, tensor in drawn.items()})
 
 
-def living(prepared: Prepared, source: TensorSource, dtype: torch.dtype) -> LiveModel:
+def living(prepared: Prepared, source: TensorSource, dtype: torch.dtype, device: torch.device = CPU) -> LiveModel:
     folder = prepared.checkpoints[prepared.recipe.donor].folder
-    model = skeleton(folder, prepared.config, torch.device("cpu"), dtype)
+    model = skeleton(folder, prepared.config, device, dtype)
     live = LiveModel(model, bind(model, [job.tensor for job in prepared.plan.jobs]), source)
     live.write(prepared.plan)
     return live
@@ -345,6 +410,7 @@ def living(prepared: Prepared, source: TensorSource, dtype: torch.dtype) -> Live
 
 def loss(model: Any, tokens: int) -> Any:
     batch = torch.randint(0, 32_000, (tokens // 256, 256), generator=torch.Generator().manual_seed(0))
+    batch = batch.to(model.device)
     return model(batch, labels=batch, use_cache=False).loss
 
 

@@ -53,7 +53,8 @@ def compute(
         return
     arguments = method.arguments(job.coefficients)
     draws = Draws(seed, job.tensor)
-    chunks = chunks_of(job, source, method.multiple(job.shape))
+    linear = method.shares is not None and job.base is not None
+    chunks = chunks_of(job, source, method.multiple(job.shape), differing=linear)
     measured = remembered if remembered is not None else method.measured(chunks, arguments, draws)
     target = getattr(torch, job.dtype)
     scaled = [] if refinement is None else refinement.scaled(job)
@@ -132,8 +133,12 @@ def _singular(job: Job, source: TensorSource, shares: Mapping[int, Tensor], memo
     return found.view(-1)
 
 
-def chunks_of(job: Job, source: TensorSource, multiple: int = 1) -> Chunks:
-    """The job's inputs in blocks of whole multiples of `multiple` elements, widened, in memory used again."""
+def chunks_of(job: Job, source: TensorSource, multiple: int = 1, *, differing: bool = False) -> Chunks:
+    """The job's inputs in blocks of whole multiples of `multiple` elements, widened, in memory used again.
+
+    `differing`: for who only takes differences from the base (the first source where there is none). A GPU subtracts
+    narrow numbers from a wide one as fast as it widens them, so there only the base is widened.
+    """
     numel, block = _numel(job), whole_multiple(source.block, multiple)
     wide = torch.float64 if job.dtype == "float64" else torch.float32
 
@@ -141,7 +146,10 @@ def chunks_of(job: Job, source: TensorSource, multiple: int = 1) -> Chunks:
         return [source.chunk(item, start, stop) for item in job.reads]  # of different models, so each its own memory
 
     def chunk(start: int, parts: Sequence[Tensor], memory: Sequence[Tensor]) -> Chunk:
-        found = [_widened(part, target) for part, target in zip(parts, memory, strict=True)]
+        narrow = differing and memory[0].device.type != "cpu"
+        wide = -1 if job.base is not None else 0
+        found = list(parts) if narrow else [_widened(*pair) for pair in zip(parts, memory, strict=True)]
+        found[wide] = _widened(parts[wide], memory[wide])
         return Chunk(start, found[: len(job.inputs)], None if job.base is None else found[-1])
 
     def memory(length: int, parts: Sequence[Tensor]) -> list[Tensor]:

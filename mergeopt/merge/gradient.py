@@ -19,6 +19,7 @@ from mergeopt.merge.plan import Job, Plan
 from mergeopt.methods import METHODS
 from mergeopt.methods.chunks import Chunk, row_of, total
 from mergeopt.methods.draws import Draws
+from mergeopt.methods.steps import deltas
 
 Contract = Callable[[Job, Tensor], None]
 """Takes a job and dL/dW of its output tensor: the tensor's shape, the live dtype, valid only during the call. Called at
@@ -99,10 +100,12 @@ class _Secant:
 class CoefficientGradient:
     """A `Contract` that sums dL/d(coefficient) over backwards; the live model must hold `plan`.
 
-    Coefficients that the method differentiates go through a vjp of its elementwise function. Those that its `measure`
-    reads (densities) move masks: piecewise constant, no derivative. They are taken to be shares in (0, 1], and their
-    gradient is a symmetric secant of the merged tensor, ⟨G, W(ρ+h) − W(ρ−h)⟩ / 2h, one source at a time and on common
-    random numbers: the mean of G·δ at the threshold. Bool and int parameters, and those without a value, have none.
+    A method linear in its sources, W = base + Σ c_i δ_i, costs an inner product per source, p_i = ⟨G, δ_i⟩, and the vjp
+    of its `shares` c with p once, at the end. Other coefficients go through a vjp of the method's elementwise function.
+    Those that its `measure` reads (densities) move masks: piecewise constant, no derivative. They are taken to be
+    shares in (0, 1], and their gradient is a symmetric secant of the merged tensor, ⟨G, W(ρ+h) − W(ρ−h)⟩ / 2h, one
+    source at a time and on common random numbers: the mean of G·δ at the threshold. Bool and int parameters, and those
+    without a value, have none.
 
     Args:
         live: The model, and where its sources' elements come from.
@@ -113,6 +116,7 @@ class CoefficientGradient:
     def __init__(self, live: LiveModel, plan: Plan, wanted: Mapping[str, frozenset[str]]) -> None:
         self._live, self._plan, self._method = live, plan, METHODS[plan.method]
         self._sums: dict[tuple[str, str], Tensor] = {}
+        self._products: dict[str, tuple[Job, Tensor]] = {}  # float64 [n], where the gradients are
         self._secants: dict[str, list[_Secant]] = {}
         for job in plan.jobs:
             if job.verbatim:
@@ -127,13 +131,37 @@ class CoefficientGradient:
 
         Zero where no backward reached the tensor.
         """
-        return {key: value.clone() for key, value in self._sums.items()}
+        found = {key: value.clone() for key, value in self._sums.items()}
+        for job, products in self._products.values():
+            names = self._names(job)
+            arguments = self._arguments(job)
+            leaves = {name: arguments[name].requires_grad_() for name in names}
+            assert self._method.shares is not None
+            shares = self._method.shares(**self._method.arguments({**arguments, **leaves}))
+            slopes = torch.autograd.grad(shares, list(leaves.values()), products.cpu(), materialize_grads=True)
+            found |= {(job.tensor, name): slope for name, slope in zip(names, slopes, strict=True)}
+        return found
 
     def __call__(self, job: Job, gradient: Tensor) -> None:
-        names = [name for tensor, name in self._sums if tensor == job.tensor]
+        names = self._names(job)
         if names:
             with one_thread_each():
-                self._add(job, gradient, names)
+                if self._method.shares is None:
+                    self._add(job, gradient, names)
+                else:
+                    self._multiply(job, gradient.reshape(-1))
+
+    def _names(self, job: Job) -> list[str]:
+        return [name for tensor, name in self._sums if tensor == job.tensor]
+
+    def _multiply(self, job: Job, flat: Tensor) -> None:
+        """Adds ⟨G, δ_i⟩, ⟨G, source_i⟩ without a base: products in float32, their sums over blocks in float64."""
+        zeros = torch.zeros(len(job.inputs), dtype=torch.float64, device=flat.device)
+        _, found = self._products.setdefault(job.tensor, (job, zeros))
+        for chunk in chunks_of(job, self._live.source, differing=job.base is not None):
+            part = flat[chunk.start : chunk.start + chunk.sources[0].numel()]
+            vectors = torch.stack(list(chunk.sources)) if chunk.base is None else deltas(chunk.sources, chunk.base)
+            found += vectors @ part.to(vectors)
 
     def _add(self, job: Job, gradient: Tensor, names: list[str]) -> None:
         smooth = [name for name in names if name not in self._method.measured_by]

@@ -6,7 +6,7 @@ tensors whose coefficients did not change since the last candidate are left as t
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ class LiveModel:
             NotFiniteError: some tensor came out with NaN or infinity; the model must be written again before use.
         """
         method = METHODS[plan.method]
+        written: dict[str, tuple[Any, ...]] = {}
+        finite: list[Tensor] = []
         with torch.no_grad(), one_thread_each():
             for job in plan.jobs:
                 refined = refinement.fingerprint(job) if refinement is not None else ()
@@ -53,7 +55,12 @@ class LiveModel:
                     continue
                 self._written.pop(job.tensor, None)
                 self._fill(job, plan, self.whole(job, plan), refinement)
-                self._written[job.tensor] = state
+                written[job.tensor] = state
+                finite.append(self._is_finite(job.tensor))
+        found = dict(zip(written, _asked(finite), strict=True))
+        self._written |= {name: state for name, state in written.items() if found[name]}
+        if broken := [name for name in written if not found[name]]:
+            raise NotFiniteError(f"tensor {broken[0]!r} came out with NaN or infinity")
 
     def view(self, tensor: str) -> Tensor:
         """The live memory that holds an output tensor."""
@@ -76,22 +83,26 @@ class LiveModel:
         return kept[1]
 
     def _fill(self, job: Job, plan: Plan, remembered: Any, refinement: Refinement | None) -> None:
-        view, merged, start = self._views[job.tensor], None, 0
+        view, start = self._views[job.tensor], 0
+        flat = view.view(-1) if view.is_contiguous() else view.new_empty(view.numel())
         method, memo = METHODS[plan.method], self.memo(job)
         for part in compute(job, method, self.source, plan.seed, remembered, refinement, memo):
-            if part.numel() == view.numel():
-                merged = part
-                break
-            if merged is None:
-                merged = part.new_empty(view.numel())
-            merged[start : start + part.numel()] = part  # at once: it may be the source's own buffer
+            flat[start : start + part.numel()] = part  # at once: it may be the source's own buffer
             start += part.numel()
-        if merged is None:
-            return
-        merged = merged.to(view.dtype)
-        if merged.is_floating_point() and not bool(torch.isfinite(merged).all()):
-            raise NotFiniteError(f"tensor {job.tensor!r} came out with NaN or infinity")
-        view.copy_(merged.view(view.shape))
+        if not view.is_contiguous():
+            view.copy_(flat.view(view.shape))
+
+    def _is_finite(self, tensor: str) -> Tensor:
+        """0-D, on the model's device."""
+        view = self._views[tensor]
+        return torch.isfinite(view).all() if view.is_floating_point() else torch.ones((), dtype=torch.bool)
+
+
+def _asked(flags: Sequence[Tensor]) -> list[bool]:
+    """What 0-D tensors say; those of a GPU all at once, as asking one means waiting for it."""
+    place = next((flag.device for flag in flags if flag.device.type != "cpu"), torch.device("cpu"))
+    found: list[bool] = torch.stack([flag.to(place) for flag in flags]).tolist() if flags else []
+    return found
 
 
 def skeleton(folder: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Any:

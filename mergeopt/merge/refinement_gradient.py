@@ -54,7 +54,7 @@ class RefinementGradient:
 
     def _lines(self, job: Job, flat: Tensor, sums: list[tuple[int, Tensor | None, Tensor | None]]) -> None:
         across = width(job.shape)
-        for chunk in chunks_of(job, self._live.source, multiple=across):
+        for chunk in chunks_of(job, self._live.source, multiple=across, differing=True):
             part = flat[chunk.start : chunk.start + chunk.sources[0].numel()]
             first = chunk.start // across
             lines = row_of_line(job.shape, first, first + part.numel() // across, flat.device)

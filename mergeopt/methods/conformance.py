@@ -151,6 +151,15 @@ class MethodConformance:
         assert torch.autograd.gradcheck(function, values)
         assert all(g is not None for g in torch.autograd.grad(function(*values).square().sum(), values))
 
+    def test_shares_are_how_much_of_each_source_there_is(self) -> None:
+        if self.method.shares is None:
+            return
+        sources, base = self.inputs(dtype=torch.float64)
+        shares = self.method.shares(**self.method.arguments(self.coefficients(len(sources))))
+        ground = torch.zeros_like(sources[0]) if base is None else base
+        expected = sum((c * (x - ground) for c, x in zip(shares, sources, strict=True)), ground)
+        torch.testing.assert_close(self.merged(sources, base), expected)
+
     def test_the_gradient_is_the_sum_over_chunks(self) -> None:
         """⟨G, ∂merged/∂coefficient⟩ piece by piece, as the gradient engine goes, is that of the tensor at once."""
         sources, base = self.inputs(LENGTH, torch.float64)

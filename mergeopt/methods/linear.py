@@ -8,7 +8,11 @@ from mergeopt.methods.method import merge_method
 from mergeopt.methods.steps import weighted_sum
 
 
-@merge_method()
+def _shares(weight: Tensor, *, normalize: bool) -> Tensor:
+    return weight / weight.sum() if normalize else weight
+
+
+@merge_method(shares=_shares)
 def linear(sources: Sequence[Tensor], weight: Tensor, *, normalize: bool = True) -> Tensor:
     """Weighted average of the sources: Σ w_i x_i, divided by Σ w_i where `normalize`."""
-    return weighted_sum(sources, weight / weight.sum() if normalize else weight)
+    return weighted_sum(sources, _shares(weight, normalize=normalize))

@@ -40,12 +40,17 @@ Coefficients = Mapping[str, Any]  # per source: a sequence of values or a 1-D te
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A merge method: its schema, the elementwise `function`, and `measure` for what it must know of a whole tensor."""
+    """A merge method: its schema, the elementwise `function`, and `measure` for what it must know of a whole tensor.
+
+    `shares` of a method that is linear in its sources: of its parameters, the c [n] with which it gives
+    base + Σ c_i (source_i − base), without a base Σ c_i source_i.
+    """
 
     schema: MethodSchema
     function: Callable[..., Tensor]
     measure: Callable[..., Any] | None
     asks: frozenset[str]
+    shares: Callable[..., Tensor] | None = None
 
     @property
     def name(self) -> str:
@@ -147,6 +152,7 @@ def merge_method(
     sources: tuple[int, int | None] = (1, None),
     measure: Callable[..., Any] | None = None,
     refuses: Callable[[Coefficients], str | None] | None = None,
+    shares: Callable[..., Tensor] | None = None,
 ) -> Callable[[Callable[..., Tensor]], Method]:
     """Makes a `Method` of a function.
 
@@ -155,6 +161,7 @@ def merge_method(
         measure: ``measure(chunks, <any of the method's parameters>, draws)``: looks over the whole tensor once or more
             and returns what the function receives as `whole`.
         refuses: Of a tensor's coefficients, why they cannot be meant; None where they can.
+        shares: Of a method linear in its sources, how much of each it takes: its gradients then cost an inner product.
     """
 
     def decorate(function: Callable[..., Tensor]) -> Method:
@@ -172,7 +179,7 @@ def merge_method(
             refuses=refuses,
             summary=(inspect.getdoc(function) or "").split("\n", 1)[0],
         )
-        return Method(schema, function, measure, asks)
+        return Method(schema, function, measure, asks, shares)
 
     return decorate
 

@@ -60,10 +60,16 @@ def task_sum(kept: Tensor, weight: Tensor, factors: Tensor, normalize: bool, lam
         normalize: Whether weights are shares.
         lambda_: 0-D.
     """
+    scale = task_shares(weight, normalize=normalize, lambda_=lambda_)
+    return weighted_sum(kept, scale * factors.to(scale))
+
+
+def task_shares(weight: Tensor, *, normalize: bool, lambda_: Tensor | float) -> Tensor:
+    """λ w_i, divided by Σ w_i where `normalize` (and |Σ w_i| ≥ 1e-8): [n]."""
     scale = weight * lambda_
     if normalize and abs(float(weight.detach().sum())) >= 1e-8:
         scale = scale / weight.sum()
-    return weighted_sum(kept, scale * factors.to(scale))
+    return scale
 
 
 def elected_mean(kept: Tensor, weight: Tensor, factors: Tensor, normalize: bool, lambda_: Tensor | float) -> Tensor:

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from mergeopt.methods.method import merge_method
-from mergeopt.methods.steps import deltas, task_sum
+from mergeopt.methods.steps import deltas, task_shares, weighted_sum
 
 
-@merge_method()
+@merge_method(shares=task_shares)
 def task_arithmetic(
     sources: Sequence[Tensor], base: Tensor, weight: Tensor, *, normalize: bool = False, lambda_: float = 1.0
 ) -> Tensor:
     """Base plus weighted deltas: base + λ Σ w_i δ_i, divided by Σ w_i where `normalize` (and |Σ w_i| ≥ 1e-8)."""
-    return base + task_sum(deltas(sources, base), weight, torch.ones_like(weight), normalize, lambda_)
+    return base + weighted_sum(deltas(sources, base), task_shares(weight, normalize=normalize, lambda_=lambda_))

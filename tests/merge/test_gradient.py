@@ -66,7 +66,7 @@ def engine(live: LiveModel, plan: Plan, batches: int = 1) -> dict[Key, Tensor]:
     live.write(plan)
     gradient = CoefficientGradient(live, plan, everything(plan))
     with contracting(live, plan.jobs, gradient):
-        for tokens in TOKENS.chunk(batches):
+        for tokens in TOKENS.to(live.model.device).chunk(batches):
             (loss(live.model, tokens) / batches).backward()
     return gradient.values()
 

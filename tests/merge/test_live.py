@@ -42,10 +42,10 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
 
 
-def living(of: Prepared, dtype: torch.dtype = torch.float32) -> LiveModel:
-    donor = of.checkpoints[of.recipe.donor]
-    model = skeleton(donor.folder, of.config, torch.device("cpu"), dtype)
-    source = ResidentSource.load((i for j in of.plan.jobs for i in j.reads), of.checkpoints, torch.device("cpu"))
+def living(of: Prepared, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LiveModel:
+    donor, place = of.checkpoints[of.recipe.donor], torch.device(device)
+    model = skeleton(donor.folder, of.config, place, dtype)
+    source = ResidentSource.load((i for j in of.plan.jobs for i in j.reads), of.checkpoints, place)
     return LiveModel(model, bind(model, [job.tensor for job in of.plan.jobs]), source)
 
 
@@ -146,13 +146,12 @@ def test_another_seed_redraws_only_random_methods(llamas: Prepared):
     assert not torch.equal(before[UP], weights(candidate)[UP])
 
 
-def test_weights_that_are_not_finite_fail_and_leave_the_tensor(llamas: Prepared):
+def test_weights_that_are_not_finite_fail_and_are_written_again(llamas: Prepared):
     candidate = living(llamas)
     candidate.write(llamas.plan)
     before = weights(candidate)
     with pytest.raises(NotFiniteError, match=UP):
         candidate.write(changed(llamas.plan, UP, **{"lambda": 1e39}))
-    assert torch.equal(before[UP], weights(candidate)[UP])
     candidate.write(llamas.plan)
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(candidate).items())
 
