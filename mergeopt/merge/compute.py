@@ -7,6 +7,7 @@ same numbers. Inside everything is float32 (float64 where an input or the output
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +18,11 @@ from mergeopt.merge.plan import Job
 from mergeopt.merge.refinement import Refinement, delta, rescaled
 from mergeopt.merge.sources import TensorSource
 from mergeopt.methods import Method
-from mergeopt.methods.chunks import Chunk, Chunks, row_of, whole_multiple
+from mergeopt.methods.chunks import Chunk, Chunks, Narrow, row_of, whole_multiple
 from mergeopt.methods.draws import Draws
+
+LARGE = 1 << 18  # elements
+BLOCK = 1 << 17  # elements, of all inputs within a core's second cache
 
 Factors = tuple[Tensor, Tensor, Tensor]
 """U [rows, r], σ [r], Vᵀ [r, rest] of a delta [rows, rest]."""
@@ -60,6 +64,11 @@ def compute(
     scaled = [] if refinement is None else refinement.scaled(job)
     singular = {} if refinement is None else refinement.singular(job)
     change = _singular(job, source, singular, {} if memo is None else memo) if singular else None
+    if chunks.narrow is not None and not scaled and change is None:
+        terms = method.fused(arguments, measured, draws)
+        if terms is not None:
+            yield from map(terms.merged, chunks.narrow())
+            return
     for chunk in chunks:
         merged = method.combine(
             chunk.sources, chunk.base, arguments, whole=measured, start=chunk.start, row=chunks.row, draws=draws
@@ -166,7 +175,24 @@ def chunks_of(job: Job, source: TensorSource, multiple: int = 1, *, differing: b
             again = again or memory(min(block, numel), parts)
             yield chunk(start, parts, again)
 
-    return Chunks(numel, read, row_of(job.shape), job.shape, part=part)
+    narrow = partial(_narrow, job, source, numel) if _is_narrow(job, source, numel) else None
+    return Chunks(numel, read, row_of(job.shape), job.shape, part=part, narrow=narrow)
+
+
+def _is_narrow(job: Job, source: TensorSource, numel: int) -> bool:
+    """Whether the tensor is bfloat16 throughout, on a CPU, and large enough to load the compiled kernels for."""
+    if job.dtype != "bfloat16" or numel < LARGE:
+        return False
+    return source.device.type == "cpu" and all(source.dtype(item) == torch.bfloat16 for item in job.reads)
+
+
+def _narrow(job: Job, source: TensorSource, numel: int) -> Iterator[Narrow]:
+    memory = torch.empty(len(job.reads), min(BLOCK, numel), dtype=torch.bfloat16)
+    for start in range(0, numel, BLOCK):
+        length = min(BLOCK, numel - start)
+        for row, item in zip(memory, job.reads, strict=True):
+            source.fill(item, start, row[:length])
+        yield Narrow(start, length, memory.view(torch.uint16).numpy(), job.base is not None)
 
 
 def _widened(part: Tensor, memory: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.checkpoint.layout import quantisation
 from mergeopt.checkpoint.locate import Located, locate
 from mergeopt.checkpoint.lora import CONFIG_FILE, LoraConfig
-from mergeopt.checkpoint.reader import Reader
+from mergeopt.checkpoint.reader import Reader, torch_dtype
 from mergeopt.errors import InputError
 from mergeopt.merge.layout import Facts, Input
 from mergeopt.methods.chunks import CHUNK
@@ -37,11 +37,24 @@ class TensorSource(Protocol):
         """Elements to merge at a time: what stays in a CPU's cache, or enough to keep a GPU busy."""
         ...
 
+    @property
+    def device(self) -> torch.device:
+        """Where chunks lie."""
+        ...
+
     def chunk(self, item: Input, start: int, stop: int) -> Tensor:
         """Elements [start, stop) of a tensor, 1-D, stored dtype.
 
         The caller does not write into it, nor use it after the next call for the same model.
         """
+        ...
+
+    def fill(self, item: Input, start: int, out: Tensor) -> None:
+        """Puts the elements from `start` on into memory of the caller's: 1-D, contiguous, stored dtype, on a CPU."""
+        ...
+
+    def dtype(self, item: Input) -> torch.dtype:
+        """In which the tensor is stored."""
         ...
 
 
@@ -123,19 +136,25 @@ class FileSource:
     """
 
     block = CHUNK
+    device = torch.device("cpu")
 
     def __init__(self, readers: Mapping[ModelRef, Reader], checkpoints: Checkpoints) -> None:
         self._readers, self._checkpoints = readers, checkpoints
         self._buffers: dict[tuple[ModelRef, torch.dtype], Tensor] = {}
 
     def chunk(self, item: Input, start: int, stop: int) -> Tensor:
-        dtype = getattr(torch, self._checkpoints[item.model].tensors[item.tensor].dtype)
-        key = (item.model, dtype)
+        key = (item.model, self.dtype(item))
         if key not in self._buffers or self._buffers[key].numel() < stop - start:
-            self._buffers[key] = torch.empty(stop - start, dtype=dtype)
+            self._buffers[key] = torch.empty(stop - start, dtype=key[1])
         out = self._buffers[key][: stop - start]
-        self._readers[item.model].read_into(item.tensor, start, out)
+        self.fill(item, start, out)
         return out
+
+    def fill(self, item: Input, start: int, out: Tensor) -> None:
+        self._readers[item.model].read_into(item.tensor, start, out)
+
+    def dtype(self, item: Input) -> torch.dtype:
+        return torch_dtype(self._checkpoints[item.model].tensors[item.tensor].dtype)
 
 
 @contextmanager
@@ -157,8 +176,11 @@ class ResidentSource:
 
     @property
     def block(self) -> int:
-        some = next(iter(self.tensors.values()))  # all are on one device
-        return CHUNK if some.device.type == "cpu" else GPU_BLOCK
+        return CHUNK if self.device.type == "cpu" else GPU_BLOCK
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.tensors.values())).device  # all are on one
 
     def chunk(self, item: Input, start: int, stop: int) -> Tensor:
         part = self.tensors[item][start:stop]
@@ -168,6 +190,13 @@ class ResidentSource:
         wide = part.to(torch.promote_types(part.dtype, change.left.dtype), copy=True)
         change.add_to(wide, start)
         return wide
+
+    def fill(self, item: Input, start: int, out: Tensor) -> None:
+        out.copy_(self.chunk(item, start, start + out.numel()))
+
+    def dtype(self, item: Input) -> torch.dtype:
+        stored, change = self.tensors[item].dtype, self.changes.get(item)
+        return stored if change is None else torch.promote_types(stored, change.left.dtype)
 
     @classmethod
     def load(cls, items: Iterable[Input], checkpoints: Checkpoints, device: torch.device) -> "ResidentSource":

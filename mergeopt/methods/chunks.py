@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,12 +34,37 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Narrow:
+    """Elements [start, start + length) as they are stored, the bits of bfloat16 numbers.
+
+    `rows` is uint16 [n sources, ≥ length], one more for the base where there is one. Good until the next elements are
+    asked for, which lie in the same memory.
+    """
+
+    start: int
+    length: int
+    rows: "npt.NDArray[np.uint16]"
+    has_base: bool
+
+    @property
+    def sources(self) -> "npt.NDArray[np.uint16]":
+        """[n, length]."""
+        return self.rows[: len(self.rows) - self.has_base, : self.length]
+
+    @property
+    def base(self) -> "npt.NDArray[np.uint16]":
+        """[length]."""
+        return self.rows[-1, : self.length]
+
+
+@dataclass(frozen=True, slots=True)
 class Chunks:
     """The chunks of one tensor of `numel` elements, in index order, as often as asked.
 
     `row`: elements of a row; the chunks of a method that works by rows hold whole ones. `shape`: the tensor's. `memo`
     keeps what depends on the tensors alone, for whoever merges the same ones again with other coefficients.
-    `part(start, stop)` gives some elements out of turn, where the tensor can be read so.
+    `part(start, stop)` gives some elements out of turn, where the tensor can be read so. `narrow` gives all of a large
+    tensor on a CPU as it is stored, where that is bfloat16 throughout, for the kernels of `fused`.
     """
 
     numel: int
@@ -46,6 +73,7 @@ class Chunks:
     shape: tuple[int, ...] = ()
     memo: dict[str, Any] = field(default_factory=dict)
     part: Callable[[int, int], Chunk] | None = None
+    narrow: Callable[[], Iterator[Narrow]] | None = None
 
     def __iter__(self) -> Iterator[Chunk]:
         return self.read()

@@ -6,7 +6,7 @@ lies inside, and the k-th is among the few kept. Where the range was missed, or 
 histograms find it: of the upper 16 bits, then of the lower 16 in the bin that matters.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mergeopt.methods.chunks import Chunk, Chunks, source_deltas
+from mergeopt.methods.chunks import Chunk, Chunks, Narrow, source_deltas
 from mergeopt.methods.kernels import at_least
 from mergeopt.methods.steps import as_number
 
@@ -60,12 +60,21 @@ class Cutoff:
             return
         if self.magnitude <= 0:  # what is not kept is 0 anyway
             return
-        within = min(max(self.last - start + 1, 0), delta.numel())
+        before, beyond = self.limits()
+        within = self.within(start, delta.numel())
         if 0 < within < delta.numel():
-            beyond = delta[within:]
-            torch.hardshrink(beyond, self.magnitude, out=beyond)
-        # one pass: zero up to the number before the magnitude, and up to it where equal ones are not kept
-        torch.hardshrink(delta, _float_of(_bits_of(self.magnitude) - (within > 0)), out=delta)
+            torch.hardshrink(delta[within:], beyond, out=delta[within:])
+        torch.hardshrink(delta, before if within > 0 else beyond, out=delta)
+
+    def limits(self) -> tuple[float, float]:
+        """Magnitudes up to the first are not kept before `last` is past, up to the second from there on."""
+        if self.magnitude <= 0:
+            return -1.0, -1.0
+        return _float_of(_bits_of(self.magnitude) - 1), self.magnitude
+
+    def within(self, start: int, length: int) -> int:
+        """How many elements of [start, start + length) lie before `last` is past."""
+        return min(max(self.last - start + 1, 0), length)
 
 
 EVERYTHING = Cutoff(-1.0, -1)
@@ -172,17 +181,51 @@ def _by_sorting(chunks: Chunks, searches: Sequence[_Search], streams: Streams, n
 def _by_sample(chunks: Chunks, searches: Sequence[_Search], streams: Streams) -> None:
     """Finds what it can in one pass over the tensor; on a CPU."""
     ranges = _ranges(chunks, searches, streams)
+    if ranges and chunks.narrow is not None and streams is source_deltas:
+        room = _look_narrowly(chunks.narrow(), ranges)
+    else:
+        room = _look_widely(chunks if ranges else (), ranges, streams)
+    if room < 0:
+        return
+    for one in ranges:
+        one.search.found = _of_equal(chunks, one, streams) if one.one else _within(chunks.numel, one)
+
+
+def _look_narrowly(chunks: Iterable[Narrow], ranges: Sequence[_Range]) -> int:
+    """Looks at the deltas of stored bits; what room is left."""
+    from mergeopt.methods import compiled
+
+    room, bits, places = _INSIDE, np.empty(0, np.uint32), np.empty(0, np.int64)
+    for chunk in chunks:
+        if len(bits) < chunk.length:
+            bits, places = np.empty(chunk.length, np.uint32), np.empty(chunk.length, np.int64)
+        for one in ranges:
+            source = chunk.sources[one.search.stream]
+            below, count = compiled.look(source, chunk.base, one.low, one.high, bits, places)
+            one.below += below
+            if one.one:
+                one.equal.append((chunk.start, chunk.length, count))
+                continue
+            one.inside.append(bits[:count].copy())
+            one.places.append(places[:count] + chunk.start)
+            room -= count
+        if room < 0:
+            break
+    return room
+
+
+def _look_widely(chunks: Iterable[Chunk], ranges: Sequence[_Range], streams: Streams) -> int:
+    """Looks at the streams of chunks; what room is left."""
     room, scratch = _INSIDE, _Scratch(0)
-    for chunk in chunks if ranges else ():
+    for chunk in chunks:
         found = streams(chunk)
         if len(scratch.bits) < found[0].numel():
             scratch = _Scratch(found[0].numel())
         for one in ranges:
             room -= _look(one, found[one.search.stream], chunk.start, scratch)
         if room < 0:
-            return
-    for one in ranges:
-        one.search.found = _of_equal(chunks, one, streams) if one.one else _within(chunks.numel, one)
+            break
+    return room
 
 
 class _Scratch:

@@ -7,8 +7,9 @@ from torch import Tensor
 from mergeopt.methods.chunks import Chunks
 from mergeopt.methods.draws import Draws
 from mergeopt.methods.dropping import Drop, Mask, dropped
+from mergeopt.methods.fused import Election, MaskBytes, Terms, masked_factors
 from mergeopt.methods.method import merge_method
-from mergeopt.methods.steps import elected_mean, task_sum
+from mergeopt.methods.steps import elected_mean, task_shares, task_sum
 
 
 def _mask(density: Tensor, draws: Draws) -> Mask:
@@ -17,11 +18,27 @@ def _mask(density: Tensor, draws: Draws) -> Mask:
     return lambda i, x, start: None if shares[i] >= 1 else draws.keep(i, start, x, shares[i])
 
 
+def _bytes(density: Tensor, draws: Draws) -> MaskBytes:
+    shares = density.tolist()
+    return lambda i, start, length: draws.kept_bytes(i, start, length, shares[i])
+
+
 def _drop(chunks: Chunks, density: Tensor, rescale: bool, draws: Draws) -> Drop:
+    if chunks.narrow is not None and rescale:
+        return Drop(masked_factors(chunks, _bytes(density, draws), len(density)))
     return dropped(chunks, density, rescale, _mask(density, draws))
 
 
-@merge_method(measure=_drop)
+def _sum(weight: Tensor, density: Tensor, normalize: bool, lambda_: float, whole: Drop, draws: Draws) -> Terms:
+    scale = task_shares(weight, normalize=normalize, lambda_=lambda_) * whole.factors
+    return Terms(scale, mask=_bytes(density, draws))
+
+
+def _elected(weight: Tensor, density: Tensor, normalize: bool, lambda_: float, whole: Drop, draws: Draws) -> Terms:
+    return Terms(weight * whole.factors, Election(weight, normalize, lambda_), mask=_bytes(density, draws))
+
+
+@merge_method(measure=_drop, terms=_sum)
 def dare_linear(
     sources: Sequence[Tensor],
     base: Tensor,
@@ -45,7 +62,7 @@ def dare_linear(
     return base + task_sum(kept, weight, whole.factors, normalize, lambda_)
 
 
-@merge_method(measure=_drop)
+@merge_method(measure=_drop, terms=_elected)
 def dare_ties(
     sources: Sequence[Tensor],
     base: Tensor,

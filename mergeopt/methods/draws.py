@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -38,6 +39,20 @@ class Draws:
         if density >= 1:
             return torch.ones(like.numel(), dtype=torch.bool, device=like.device)
         return below(self.bits(ordinal, start, like), int(max(density, 0.0) * (1 << 32)) - (1 << 31))
+
+    def kept_bytes(self, ordinal: int, start: int, length: int, density: float) -> npt.NDArray[np.uint8]:
+        """`keep` on a CPU as bytes [length], compiled."""
+        from mergeopt.methods import compiled
+
+        result, limit = np.ones(length, dtype=np.uint8), int(max(density, 0.0) * (1 << 32)) - (1 << 31)
+        counters = _counters(_SPAN, torch.device("cpu")).numpy().view(np.uint32)
+        factor0, factor1 = map(np.uint32, _FACTORS)
+        for first in range(start - start % _SPAN, start + length if density < 1 else 0, _SPAN):
+            low, high = max(start, first), min(start + length, first + _SPAN)
+            key0, key1 = map(np.uint32, self._key(ordinal, first))
+            words = (key0, factor0, key1, factor1, np.int64(limit))
+            compiled.draw(counters[low - first : high - first], *words, result[low - start : high - start])
+        return result
 
     def bits(self, ordinal: int, start: int, like: Tensor) -> Tensor:
         """Uniform int32 [b]; the upper bits are the better ones. Arguments as for `keep`."""

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from mergeopt.methods.chunks import Chunks, row_of
 from mergeopt.methods.draws import Draws
+from mergeopt.methods.fused import Terms
 from mergeopt.recipe.schema import REQUIRED, MethodSchema, ParameterSchema
 
 INPUTS = ("sources", "base")
@@ -43,7 +44,8 @@ class Method:
     """A merge method: its schema, the elementwise `function`, and `measure` for what it must know of a whole tensor.
 
     `shares` of a method that is linear in its sources: of its parameters, the c [n] with which it gives
-    base + Σ c_i (source_i − base), without a base Σ c_i source_i.
+    base + Σ c_i (source_i − base), without a base Σ c_i source_i. `terms`: see `fused`; of the parameters, `whole` and
+    `draws`.
     """
 
     schema: MethodSchema
@@ -51,6 +53,7 @@ class Method:
     measure: Callable[..., Any] | None
     asks: frozenset[str]
     shares: Callable[..., Tensor] | None = None
+    terms: Callable[..., Terms | None] | None = None
 
     @property
     def name(self) -> str:
@@ -91,10 +94,16 @@ class Method:
         """What the method must know of the whole tensor before it can merge any element; None where nothing."""
         if self.measure is None:
             return None
-        wanted = inspect.signature(self.measure).parameters
-        available = {**arguments, "draws": draws}
         with torch.no_grad():
-            return self.measure(chunks, **{name: available[name] for name in wanted if name in available})
+            return self.measure(chunks, **_asked(self.measure, {**arguments, "draws": draws}))
+
+    def fused(self, arguments: Mapping[str, Any], whole: Any, draws: Draws) -> Terms | None:
+        """The merge of a tensor as terms; None where it is none, or cannot be told so."""
+        if self.shares is not None:
+            return Terms(self.shares(**arguments))
+        if self.terms is None:
+            return None
+        return self.terms(**_asked(self.terms, {**arguments, "draws": draws, "whole": whole}))
 
     def combine(
         self,
@@ -147,12 +156,18 @@ class Method:
         return merged.reshape(sources[0].shape)
 
 
+def _asked(function: Callable[..., Any], available: Mapping[str, Any]) -> dict[str, Any]:
+    """What a function asks for by its parameters' names."""
+    return {name: available[name] for name in inspect.signature(function).parameters if name in available}
+
+
 def merge_method(
     *,
     sources: tuple[int, int | None] = (1, None),
     measure: Callable[..., Any] | None = None,
     refuses: Callable[[Coefficients], str | None] | None = None,
     shares: Callable[..., Tensor] | None = None,
+    terms: Callable[..., Terms | None] | None = None,
 ) -> Callable[[Callable[..., Tensor]], Method]:
     """Makes a `Method` of a function.
 
@@ -162,6 +177,8 @@ def merge_method(
             and returns what the function receives as `whole`.
         refuses: Of a tensor's coefficients, why they cannot be meant; None where they can.
         shares: Of a method linear in its sources, how much of each it takes: its gradients then cost an inner product.
+        terms: ``terms(<any of the parameters>, whole, draws)``: what a compiled merge needs, see `fused`. A method with
+            `shares` needs none.
     """
 
     def decorate(function: Callable[..., Tensor]) -> Method:
@@ -179,7 +196,7 @@ def merge_method(
             refuses=refuses,
             summary=(inspect.getdoc(function) or "").split("\n", 1)[0],
         )
-        return Method(schema, function, measure, asks, shares)
+        return Method(schema, function, measure, asks, shares, terms)
 
     return decorate
 

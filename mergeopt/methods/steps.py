@@ -138,4 +138,9 @@ def norm_factors(chunks: Chunks, prune: Prune) -> Tensor:
         sums.append(torch.stack([whole, totals(magnitudes)]).cpu())
     found = torch.zeros(2, 0) if not sums else sum(sums[1:], sums[0])
     before, after = found.unbind()
+    return restoring(before, after)
+
+
+def restoring(before: Tensor, after: Tensor) -> Tensor:
+    """What restores L1 norms [n]: before / after, and 1 where one is below 1e-7."""
     return torch.where((before < 1e-7) | (after < 1e-7), 1.0, before / after)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mergeopt.methods.chunks import Chunks
 from mergeopt.methods.cutoff import Cutoff, cutoffs
+from mergeopt.methods.fused import Election, Terms
 from mergeopt.methods.method import merge_method
 from mergeopt.methods.steps import deltas, elected_mean, norm_factors
 
@@ -31,7 +32,11 @@ def _trim(chunks: Chunks, density: Tensor, rescale: bool) -> _Trim:
     return _Trim(trim.cutoffs, norm_factors(chunks, trim.prune)) if rescale else trim
 
 
-@merge_method(measure=_trim)
+def _terms(weight: Tensor, normalize: bool, lambda_: float, whole: _Trim) -> Terms:
+    return Terms(weight * whole.factors, Election(weight, normalize, lambda_), cutoffs=whole.cutoffs)
+
+
+@merge_method(measure=_trim, terms=_terms)
 def ties(
     sources: Sequence[Tensor],
     base: Tensor,

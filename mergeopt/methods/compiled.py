@@ -1,0 +1,236 @@
+"""Whole merges of bfloat16 tensors in one pass, compiled by numba: the same bits that torch takes twenty passes for.
+
+Every loop is one that LLVM turns into vector instructions, over tiles that stay in a core's first cache: from bfloat16
+to bfloat16 no number in between meets the memory, which is what a merge on a CPU waits for. Sums and products are
+rounded one by one, as written. The interpreter's lock is free meanwhile, so threads do not wait for each other.
+Compiled when first called, and kept beside the package or in the user's cache.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+TILE = 2048  # elements
+QUARTER = 256  # of the elements of a row that are first added in float32: see `chunks.totals`
+_SIGN, _ONE, _ZERO = np.uint32(1 << 31), np.uint32(0x3F800000), np.float32(0)
+
+
+def _compiled(function: F) -> F:
+    try:
+        kept: Any = numba.njit(nogil=True, error_model="numpy", cache=True)
+        return kept(function)  # type: ignore[no-any-return]
+    except RuntimeError:  # no folder to keep it in
+        made: Any = numba.njit(nogil=True, error_model="numpy")
+        return made(function)  # type: ignore[no-any-return]
+
+
+@_compiled
+def _widen(narrow: Any, wide: Any) -> None:
+    bits = wide.view(np.uint32)
+    for j in range(len(narrow)):
+        bits[j] = np.uint32(narrow[j]) << np.uint32(16)
+
+
+@_compiled
+def _round(wide: Any, narrow: Any) -> None:
+    """To the nearest, of two the even one."""
+    bits = wide.view(np.uint32)
+    for j in range(len(narrow)):
+        x = bits[j]
+        up = np.uint32(x + np.uint32(0x7FFF) + ((x >> np.uint32(16)) & np.uint32(1)))
+        nan = (x & ~_SIGN) > np.uint32(0x7F800000)
+        narrow[j] = np.uint16(0x7FC0) if nan else np.uint16(up >> np.uint32(16))
+
+
+@_compiled
+def _subtract(narrow: Any, base: Any, delta: Any) -> None:
+    """δ = x − base: x in bfloat16, the others float32."""
+    _widen(narrow, delta)
+    for j in range(len(delta)):
+        delta[j] -= base[j]
+
+
+@_compiled
+def _trim(delta: Any, limit: Any) -> None:
+    """Zero where |δ| ≤ limit; NaN stays."""
+    for j in range(len(delta)):
+        x = delta[j]
+        delta[j] = _ZERO if (x >= -limit) & (x <= limit) else x
+
+
+@_compiled
+def _signs(x: Any, out: Any) -> None:
+    """±1 by the sign bit."""
+    bits, signs = x.view(np.uint32), out.view(np.uint32)
+    for j in range(len(bits)):
+        signs[j] = bits[j] & _SIGN | _ONE
+
+
+@_compiled
+def merge(rows: Any, has_base: bool, limits: Any, within: Any, masks: Any, scale: Any, election: Any, out: Any) -> None:
+    """base + Σ_i scale_i mask_i δ_i, or TIES' election over these terms: what `steps` says, element by element.
+
+    Args:
+        rows: The sources and last the base, bits of bfloat16, at least [n + has_base, b].
+        has_base: False where the terms are the sources themselves.
+        limits: float32 [n, 2]: magnitudes up to the first are pruned in the elements before `within`, up to the second
+            from there on. Negative ones prune nothing.
+        within: int64 [n].
+        masks: uint8 [n, b]: what to multiply with; or [0, 0].
+        scale: float32 [n].
+        election: float32 [n + 2]: the w_i of the divisor (NaN where the sum is not divided), the least of them, and λ;
+            [0] for the plain sum.
+        out: bits of bfloat16 [b].
+    """
+    n, length = len(scale), len(out)
+    terms = np.empty((n, TILE), np.float32)
+    sums, grounds = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    for start in range(0, length, TILE):
+        count = min(TILE, length - start)  # all slices below have this length
+        summed, ground = sums[:count], grounds[:count]
+        if has_base:
+            _widen(rows[n, start : start + count], ground)
+        for i in range(n):
+            term, weight = terms[i, :count], scale[i]
+            if has_base:
+                _subtract(rows[i, start : start + count], ground, term)
+            else:
+                _widen(rows[i, start : start + count], term)
+            edge = min(max(within[i] - start, 0), count)
+            if limits[i, 0] >= 0:
+                _trim(term[:edge], limits[i, 0])
+            if limits[i, 1] >= 0:
+                _trim(term[edge:], limits[i, 1])
+            if len(masks):
+                mask = masks[i, start : start + count]
+                for j in range(count):
+                    term[j] *= np.float32(mask[j])
+            for j in range(count):
+                term[j] *= weight
+            _add(term, summed, i == 0)
+        if len(election):
+            _elect(terms, election, summed)
+        if has_base:
+            for j in range(count):
+                summed[j] = ground[j] + summed[j]
+        _round(summed, out[start : start + count])
+
+
+@_compiled
+def _add(x: Any, total: Any, first: bool) -> None:
+    if first:
+        for j in range(len(total)):
+            total[j] = x[j]
+    else:
+        for j in range(len(total)):
+            total[j] += x[j]
+
+
+@_compiled
+def _elect(terms: Any, election: Any, summed: Any) -> None:
+    """`summed` [b], Σ_i of terms [n, ≥ b], becomes the mean of those that agree with its sign; the terms are lost."""
+    n, count = len(terms), len(summed)
+    least, lambda_, normalize = election[n], election[n + 1], election[0] == election[0]
+    signs, divisors, shared = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    sign, divisor, share = signs[:count], divisors[:count], shared[:count]
+    _signs(summed, sign)
+    for i in range(n):
+        term, weight = terms[i, :count], election[i]
+        for j in range(count):
+            x = term[j] * sign[j]
+            term[j] = _ZERO if x <= 0 else x
+        _add(term, summed, i == 0)
+        if normalize:
+            for j in range(count):
+                share[j] = weight if term[j] > 0 else _ZERO
+            _add(share, divisor, i == 0)
+    for j in range(count):
+        summed[j] *= sign[j]
+    if normalize:
+        for j in range(count):
+            by = divisor[j]
+            if least > 0:
+                by = by if by > least else least
+            else:
+                by = np.float32(1) if by == 0 else by
+            summed[j] /= by
+    if lambda_ != 1:
+        for j in range(count):
+            summed[j] *= lambda_
+
+
+@_compiled
+def look(narrow: Any, base: Any, low: Any, high: Any, bits: Any, places: Any) -> tuple[int, int]:
+    """How many |source − base| [b] have bits below `low` (uint32), and how many are in [low, high).
+
+    Of the latter come first the bits in `bits`, uint32 [b], and the places in `places`, int64 [b].
+    """
+    grounds, deltas, flags = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.uint8)
+    below, found, width = 0, 0, np.uint32(high - low)
+    for start in range(0, len(narrow), TILE):
+        count = min(TILE, len(narrow) - start)
+        ground, delta, inside = grounds[:count], deltas[:count], flags[:count]
+        _widen(base[start : start + count], ground)
+        _subtract(narrow[start : start + count], ground, delta)
+        sizes, under = delta.view(np.uint32), 0
+        for j in range(count):
+            size = sizes[j] & ~_SIGN
+            under += size < low
+            inside[j] = np.uint8(np.uint32(size - low) < width)
+        below += under
+        eights = flags.view(np.uint64)
+        for eight in range((count + 7) // 8):
+            if eights[eight] != 0:  # few are not
+                for j in range(8 * eight, min(8 * eight + 8, count)):
+                    if inside[j]:
+                        bits[found] = sizes[j] & ~_SIGN
+                        places[found] = start + j
+                        found += 1
+    return below, found
+
+
+@_compiled
+def norms(narrow: Any, base: Any, mask: Any) -> tuple[float, float]:
+    """Σ|δ| and Σ|mask δ| of a chunk in float64, the first additions as in `chunks.totals`; mask: uint8 [b]."""
+    grounds, deltas = np.empty(4 * QUARTER, np.float32), np.empty(4 * QUARTER, np.float32)
+    lanes, whole, kept = np.zeros((2, QUARTER), np.float64), 0.0, 0.0
+    for start in range(0, len(narrow), 4 * QUARTER):
+        count = min(4 * QUARTER, len(narrow) - start)
+        delta, few = deltas[:count], mask[start : start + count]
+        _widen(base[start : start + count], grounds[:count])
+        _subtract(narrow[start : start + count], grounds[:count], delta)
+        for j in range(count):
+            delta[j] = abs(delta[j])
+        for side in range(2):
+            if count == 4 * QUARTER:
+                a, b = delta[:QUARTER], delta[QUARTER : 2 * QUARTER]
+                c, d = delta[2 * QUARTER : 3 * QUARTER], delta[3 * QUARTER :]
+                lane = lanes[side]
+                for j in range(QUARTER):
+                    lane[j] += np.float64((a[j] + c[j]) + (b[j] + d[j]))
+            else:
+                for j in range(count):
+                    if side == 0:
+                        whole += np.float64(delta[j])
+                    else:
+                        kept += np.float64(delta[j])
+            if side == 0:
+                for j in range(count):
+                    delta[j] *= np.float32(few[j])
+    for j in range(QUARTER):
+        whole += lanes[0, j]
+        kept += lanes[1, j]
+    return whole, kept
+
+
+@_compiled
+def draw(counters: Any, key0: Any, factor0: Any, key1: Any, factor1: Any, limit: Any, out: Any) -> None:
+    """Where the hash of `draws` of mixed counters, uint32 [b], is below a limit, as int32: uint8 [b]."""
+    for j in range(len(out)):
+        x = np.uint32((counters[j] ^ key0) * factor0)
+        x = np.uint32(np.uint32((x ^ (x >> np.uint32(15))) + key1) * factor1)
+        out[j] = np.uint8(np.int32(x) < limit)
