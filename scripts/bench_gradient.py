@@ -106,9 +106,8 @@ def report(options: argparse.Namespace, root: Path) -> None:
     place = f"{torch.get_num_threads()} threads"
     if not cpu:
         place = torch.cuda.get_device_name(options.device)
-    print(
-        f"{options.size}, {options.tokens} tokens, {place}, following {options.wanted}; peaks beside what is resident"
-    )
+    followed = options.refine or options.wanted
+    print(f"{options.size}, {options.tokens} tokens, {place}, following {followed}; peaks beside what is resident")
     print(f"{'':36}{'plain s':>9}{'step s':>9}{'ratio':>7}{'write s':>9}{'peak MB':>9}{'more MB':>9}{'formula':>9}")
     for method in options.methods.split(","):
         for dtype in options.dtypes.split(","):
@@ -380,13 +379,15 @@ def prepared_of(text: str) -> Prepared:
 
 def hollow_model(folder: Path, size: int) -> Path:
     """A model whose file has a header and a hole: for sources that are drawn on the device."""
+    if (folder / "config.json").is_file():
+        return folder
     config, tensors = tensors_of(size)
     head, _ = encode_header([(name, "bfloat16", shape) for name, shape in tensors], None)
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "model.safetensors").open("wb") as file:
         file.write(head)
         file.truncate(len(head) + sum(2 * prod(shape) for _, shape in tensors))
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 

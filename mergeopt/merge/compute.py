@@ -150,19 +150,20 @@ def chunks_of(job: Job, source: TensorSource, multiple: int = 1, *, differing: b
     """
     numel, block = _numel(job), whole_multiple(source.block, multiple)
     wide = torch.float64 if job.dtype == "float64" else torch.float32
+    ground = 0 if job.base is None else len(job.reads) - 1
+    widened = [ground] if differing and source.device.type != "cpu" else range(len(job.reads))
 
     def stored(start: int, stop: int) -> list[Tensor]:
         return [source.chunk(item, start, stop) for item in job.reads]  # of different models, so each its own memory
 
     def chunk(start: int, parts: Sequence[Tensor], memory: Sequence[Tensor]) -> Chunk:
-        narrow = differing and memory[0].device.type != "cpu"
-        wide = -1 if job.base is not None else 0
-        found = list(parts) if narrow else [_widened(*pair) for pair in zip(parts, memory, strict=True)]
-        found[wide] = _widened(parts[wide], memory[wide])
+        found = list(parts)
+        for place, row in zip(widened, memory, strict=True):
+            found[place] = _widened(parts[place], row)
         return Chunk(start, found[: len(job.inputs)], None if job.base is None else found[-1])
 
     def memory(length: int, parts: Sequence[Tensor]) -> list[Tensor]:
-        return list(parts[0].new_empty((len(parts), length), dtype=wide).unbind())
+        return list(parts[0].new_empty((len(widened), length), dtype=wide).unbind())
 
     def part(start: int, stop: int) -> Chunk:
         parts = stored(start, stop)

@@ -115,6 +115,7 @@ class CoefficientGradient:
 
     def __init__(self, live: LiveModel, plan: Plan, wanted: Mapping[str, frozenset[str]]) -> None:
         self._live, self._plan, self._method = live, plan, METHODS[plan.method]
+        self._names: dict[str, list[str]] = {}  # output tensor -> the parameters followed
         self._sums: dict[tuple[str, str], Tensor] = {}
         self._products: dict[str, tuple[Job, Tensor]] = {}  # float64 [n], where the gradients are
         self._secants: dict[str, list[_Secant]] = {}
@@ -122,9 +123,9 @@ class CoefficientGradient:
             if job.verbatim:
                 continue
             arguments = self._arguments(job)
-            for name in sorted(wanted.get(job.tensor, ())):
-                if isinstance(arguments[name], Tensor):
-                    self._sums[job.tensor, name] = torch.zeros_like(arguments[name])
+            followed = [name for name in sorted(wanted.get(job.tensor, ())) if isinstance(arguments[name], Tensor)]
+            self._names[job.tensor] = followed
+            self._sums |= {(job.tensor, name): torch.zeros_like(arguments[name]) for name in followed}
 
     def values(self) -> dict[tuple[str, str], Tensor]:
         """(output tensor, parameter) → the gradient so far, float64 on the CPU: [n sources], 0-D for the merge.
@@ -133,8 +134,7 @@ class CoefficientGradient:
         """
         found = {key: value.clone() for key, value in self._sums.items()}
         for job, products in self._products.values():
-            names = self._names(job)
-            arguments = self._arguments(job)
+            names, arguments = self._names[job.tensor], self._arguments(job)
             leaves = {name: arguments[name].requires_grad_() for name in names}
             assert self._method.shares is not None
             shares = self._method.shares(**self._method.arguments({**arguments, **leaves}))
@@ -143,16 +143,13 @@ class CoefficientGradient:
         return found
 
     def __call__(self, job: Job, gradient: Tensor) -> None:
-        names = self._names(job)
+        names = self._names[job.tensor]
         if names:
             with one_thread_each():
                 if self._method.shares is None:
                     self._add(job, gradient, names)
                 else:
                     self._multiply(job, gradient.reshape(-1))
-
-    def _names(self, job: Job) -> list[str]:
-        return [name for tensor, name in self._sums if tensor == job.tensor]
 
     def _multiply(self, job: Job, flat: Tensor) -> None:
         """Adds ⟨G, δ_i⟩, ⟨G, source_i⟩ without a base: products in float32, their sums over blocks in float64."""

@@ -205,26 +205,28 @@ def norms(narrow: Any, base: Any, mask: Any) -> tuple[float, float]:
         _subtract(narrow[start : start + count], grounds[:count], delta)
         for j in range(count):
             delta[j] = abs(delta[j])
-        for side in range(2):
-            if count == 4 * QUARTER:
-                a, b = delta[:QUARTER], delta[QUARTER : 2 * QUARTER]
-                c, d = delta[2 * QUARTER : 3 * QUARTER], delta[3 * QUARTER :]
-                lane = lanes[side]
-                for j in range(QUARTER):
-                    lane[j] += np.float64((a[j] + c[j]) + (b[j] + d[j]))
-            else:
-                for j in range(count):
-                    if side == 0:
-                        whole += np.float64(delta[j])
-                    else:
-                        kept += np.float64(delta[j])
-            if side == 0:
-                for j in range(count):
-                    delta[j] *= np.float32(few[j])
+        whole += _sum_row(delta, lanes[0])
+        for j in range(count):
+            delta[j] *= np.float32(few[j])
+        kept += _sum_row(delta, lanes[1])
     for j in range(QUARTER):
         whole += lanes[0, j]
         kept += lanes[1, j]
     return whole, kept
+
+
+@_compiled
+def _sum_row(x: Any, lanes: Any) -> float:
+    """Adds a whole row to the lanes, float64 [QUARTER]; of a shorter one gives the sum."""
+    rest = 0.0
+    if len(x) == 4 * QUARTER:
+        a, b, c, d = x[:QUARTER], x[QUARTER : 2 * QUARTER], x[2 * QUARTER : 3 * QUARTER], x[3 * QUARTER :]
+        for j in range(QUARTER):
+            lanes[j] += np.float64((a[j] + c[j]) + (b[j] + d[j]))
+    else:
+        for j in range(len(x)):
+            rest += np.float64(x[j])
+    return rest
 
 
 @_compiled

@@ -53,7 +53,7 @@ class Method:
     measure: Callable[..., Any] | None
     asks: frozenset[str]
     shares: Callable[..., Tensor] | None = None
-    terms: Callable[..., Terms | None] | None = None
+    terms: Callable[..., Terms] | None = None
 
     @property
     def name(self) -> str:
@@ -98,7 +98,7 @@ class Method:
             return self.measure(chunks, **_asked(self.measure, {**arguments, "draws": draws}))
 
     def fused(self, arguments: Mapping[str, Any], whole: Any, draws: Draws) -> Terms | None:
-        """The merge of a tensor as terms; None where it is none, or cannot be told so."""
+        """The merge of a tensor as terms; None where the method has none."""
         if self.shares is not None:
             return Terms(self.shares(**arguments))
         if self.terms is None:
@@ -167,7 +167,7 @@ def merge_method(
     measure: Callable[..., Any] | None = None,
     refuses: Callable[[Coefficients], str | None] | None = None,
     shares: Callable[..., Tensor] | None = None,
-    terms: Callable[..., Terms | None] | None = None,
+    terms: Callable[..., Terms] | None = None,
 ) -> Callable[[Callable[..., Tensor]], Method]:
     """Makes a `Method` of a function.
 

@@ -14,7 +14,7 @@ from mergeopt.merge.folder import Prepared
 from mergeopt.merge.gradient import CoefficientGradient, contracting
 from mergeopt.merge.live import LiveModel
 from mergeopt.merge.plan import Input, Job, Plan
-from mergeopt.merge.sources import FileSource, opened_readers
+from mergeopt.merge.sources import FileSource, ResidentSource, opened_readers
 from mergeopt.methods import METHODS
 from mergeopt.methods.draws import Draws
 from tests.merge.conftest import prepared
@@ -168,6 +168,19 @@ def test_sources_read_from_files_give_the_same(llamas: Prepared, monkeypatch: py
     with opened_readers(llamas.checkpoints) as readers:
         streamed = LiveModel(resident.model, resident._views, FileSource(readers, llamas.checkpoints))
         close(engine(streamed, llamas.plan), engine(resident, llamas.plan), 1e-5)
+
+
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic"])
+def test_narrow_sources_as_a_gpu_subtracts_them(inside: Path, method: str, monkeypatch: pytest.MonkeyPatch):
+    """There only the base is widened: the same candidates, and the same gradients."""
+    family(inside, "llama", torch.bfloat16)
+    of = prepared(recipe(method).replace("float32", "bfloat16"))
+    live = living(of)
+    expected, weights = engine(live, of.plan), {j.tensor: live.view(j.tensor).clone() for j in of.plan.jobs}
+    monkeypatch.setattr(ResidentSource, "device", torch.device("cuda"))
+    again = living(of)
+    close(engine(again, of.plan), expected, 1e-6)
+    assert all(again.view(tensor).equal(weight) for tensor, weight in weights.items())
 
 
 def test_nothing_is_left_behind_even_by_a_failure(llamas: Prepared):
