@@ -34,6 +34,7 @@ from mergeopt.study.tokenizer import load_tokenizer
 from mergeopt.study.workbench import Workbench
 
 HELD_OUT = 0.2  # of the lessons of each domain
+RETAINED = 0.1  # what staying at the base on constrained evals weighs below the tensor, beside 1 for all evals
 MOST_HELD_OUT = 200  # lessons per domain, about: more only cost time
 CPU_PASS, GPU_PASS = 2048, 16_384  # padded tokens that go through the model at once with their activations kept
 
@@ -76,8 +77,7 @@ class School:
         """
         courses = self._courses(below)
         domains = [domain for course in courses if (domain := self._domain(course, splits)) is not None]
-        if self._learn.retain:
-            domains += self._retained(splits)
+        domains += self._retained(splits, below)
         for prompts, owner in self._given(courses) or (self._written(courses) if below else []):
             domains = self._with_prompts(domains, prompts, owner, len(courses))
         if not domains:
@@ -137,19 +137,22 @@ class School:
         worth = {term.name: term.weight * abs(term.factor) for term in self._reference.terms}
         return worth[name] / sum(worth.values())
 
-    def _retained(self, splits: Sequence[Split]) -> list[Domain]:
-        """What the base says on constrained evals, or on all where none is: to be kept."""
-        evals = self._job.suite.evals
-        infos = [info for info in evals if info.entry.is_constraint] or evals
-        base = self._job.recipe.base
+    def _retained(self, splits: Sequence[Split], below: bool) -> list[Domain]:
+        """What the base says on constrained evals, or on all where none is and it is asked for: to be kept."""
+        evals, base, share = self._job.suite.evals, self._job.recipe.base, self._learn.retain
+        infos = [info for info in evals if info.entry.is_constraint]
+        if share is None:
+            share = RETAINED if below and infos and base is not None else 0.0
+        if not share:
+            return []
         if base is None:
             raise InputError("there is no base to retain", where="learn.retain", remedy="leave it out")
         found = []
-        for info in infos:
+        for info in infos or evals:
             lessons = [x for split in splits for x in lessons_of(self._job.suite, info.name, split, self._encoder)]
             if lessons:
                 targets = self._teacher(base).targets(lessons)
-                weight = self._learn.retain / len(infos)
+                weight = share / len(infos or evals)
                 found.append(Domain(f"retain {info.name}", lessons, "kl", weight, targets))
         return found
 

@@ -12,6 +12,7 @@ from mergeopt.methods import SCHEMAS
 from mergeopt.optimizers import LEARNING, Start, create
 from mergeopt.optimizers.base import Request
 from mergeopt.recipe.write import recipe_data, to_yaml
+from mergeopt.scoring.base import Scores
 from mergeopt.scoring.objective import Reference
 from mergeopt.space.branch import Branch
 from mergeopt.space.levels import Level
@@ -265,12 +266,23 @@ class Study:
         first = [(c, s) for c in finalists if (s := self.book.score(c, "select")) is not None]
         second = [(c, s) for c in known if (s := self.book.score(c, "select")) is not None]
         winner = choose(first, second, reference)
+        for contender, scores in first:
+            if contender is refined and winner is not refined:
+                self._say_broken(scores, reference)
         if winner.kind != "learned":
             text = f"no finalist beats {winner.name!r} on the select items: it is what is returned"
             if self.learner is not None and self.job.file.optimize.portable:
                 text += "; --set optimize.portable=false learns more than a mergekit recipe can say"
             self.listener(Notice(text))
         return winner
+
+    def _say_broken(self, scores: Scores, reference: Reference) -> None:
+        """Why what was learned below the tensor is not returned, where a constraint is why."""
+        broken = [b for b in reference.bounds if b.violation(scores[b.name].value) > 0]
+        if broken:
+            names = ", ".join(f"{b.name} ({scores[b.name].value:.3f}, limit {b.limit:.3f})" for b in broken)
+            text = f"what was learned below the tensor breaks a constraint on the select items: {names}"
+            self.listener(Notice(f"{text}; a higher learn.retain keeps it closer to the base"))
 
     def _finalists(self, trials: Sequence[Trial]) -> list[Contender]:
         """The best distinct trials on the search items, and where the optimizer believes the optimum to be."""

@@ -151,7 +151,12 @@ class Learn(_Section):
     )
     steps: int = Field(300, ge=1, description="Of the gradient, for each choice of the space, at most.")
     size: int = Field(16, ge=1, description="Lessons of each eval per step.")
-    retain: float = Field(0.0, ge=0, description="Weight of staying close to the base's outputs.")
+    retain: float | None = Field(
+        None,
+        ge=0,
+        description="Weight of staying close to the base's outputs, beside 1 for all evals. Left out: 0.1 below the "
+        "tensor on constrained evals, else 0.",
+    )
     pull: float = Field(0.0, ge=0, description="Weight of staying close to the init, in squared shares of the ranges.")
     prompts: list[Prompts] = Field(default_factory=list, description="Unlabelled prompts, answered once.")
     refine: Literal["rows+columns", "rows", "columns", "singular"] = Field(

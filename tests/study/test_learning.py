@@ -217,6 +217,19 @@ def test_kill_minus_nine_below_the_tensor(refined: Outcome, tmp_path: Path) -> N
     assert result_data(resumed) == result_data(refined)
 
 
+def test_what_breaks_a_constraint_is_turned_down_and_named(work: Path, tmp_path: Path) -> None:
+    """Learning to sort below the tensor makes a model forget more than the base may."""
+    data = below(retain=0)
+    data["objective"] = [
+        {"eval": "evals/sort_lines.yaml", "teacher": "zoo/sort"},
+        {"eval": "evals/upper_lines.yaml", "at_most": {"base": 0.5}},
+    ]
+    outcome = search(data, tmp_path)
+    assert outcome.found.result.winner != "refined"
+    (said,) = [text for text in outcome.said if "breaks a constraint" in text]
+    assert "upper_lines (" in said and said.endswith("a higher learn.retain keeps it closer to the base")
+
+
 def test_where_nothing_below_the_tensor_is_better(work: Path, tmp_path: Path) -> None:
     """One specialist that teaches itself: its own weight of 1 is the answer."""
     one = {

@@ -192,6 +192,8 @@ def test_the_base_is_retained_on_constraints_else_on_all(work: Path, tmp_path: P
     assert kept == pytest.approx(0.5 / 1.5, rel=1e-5)  # the evals count 1 together
     data["objective"][1]["at_most"] = {"base": 1.5}
     assert learned(data, tmp_path, retain=0.5).made.names == ("upper_lines", "retain sort_lines")
+    assert learned(data, tmp_path, below=True, write=0).made.names == ("upper_lines", "retain sort_lines")  # unasked
+    assert learned(data, tmp_path, below=True, write=0, retain=0).made.names == ("upper_lines",)
     with pytest.raises(InputError, match=r"learn\.retain: there is no base to retain; leave it out"):
         learned(learning() | {"recipe": recipe(method="linear")}, tmp_path, retain=0.5)
 
