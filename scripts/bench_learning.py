@@ -25,6 +25,7 @@ from mergeopt.cli.common import quiet_libraries
 from mergeopt.methods import SCHEMAS
 from mergeopt.optimizers import create
 from mergeopt.optimizers.base import Outcome, Request
+from mergeopt.optimizers.gradient import Gradient
 from mergeopt.recipe.document import Document, parse_document
 from mergeopt.recipe.read import read_recipe
 from mergeopt.recipe.recipe import Recipe
@@ -32,12 +33,12 @@ from mergeopt.recipe.write import to_yaml
 from mergeopt.scoring.base import Scores
 from mergeopt.scoring.forward import Batching
 from mergeopt.scoring.learning.curriculum import Curriculum, Domain
-from mergeopt.scoring.learning.lessons import lessons_of
+from mergeopt.scoring.learning.lessons import Lesson, lessons_of
 from mergeopt.scoring.learning.loss import Kind, evaluate
 from mergeopt.study.events import Event, Notice
 from mergeopt.study.job import SearchJob, layers_near, open_record, prepare_search
 from mergeopt.study.learner import Learner
-from mergeopt.study.lessons import CPU_PASS, HELD_OUT
+from mergeopt.study.lessons import CPU_PASS, HELD_OUT, School
 from mergeopt.study.search import Study
 from mergeopt.study.searchfile import read_search_file
 from mergeopt.study.workbench import Compute, Workbench
@@ -47,6 +48,7 @@ from mergeopt.zoo.spec import FamilySpec
 from mergeopt.zoo.tasks import get_task
 
 LIMIT = 400  # items per eval: 100 to calibrate, 200 to search, 100 to select; and 400 others to report
+CEILING_STEPS = 1500
 EVALUATIONS = 100  # of a black-box search on the metric
 FINEST = {"range": [-0.5, 1.5], "depth": "layers", "parts": "modules", "outer": "each"}
 
@@ -228,6 +230,65 @@ class Columns:
         losses = evaluate(bench.become(job.recipe_at(0, request.point)).model, everything)  # type: ignore[arg-type]
         return Outcome(request, request.point, -losses.mean), losses.tokens
 
+    def ceiling(self, *, count: int) -> None:
+        """What one number per tensor can reach: right answers, and specialists' distributions, without limit."""
+        setting = self.setting
+        learn: dict[str, object] = {"prompts": setting.prompts(count)}
+        text = setting.file(weight=FINEST, optimize={"method": "gradient", "seed": self.seed}, learn=learn)
+        job = setting.job(text)
+        study, record = self._study(job, "ceiling")
+        with record:
+            reference = study.reference()
+            kl = School(job, study.bench, reference, _notices).curriculum(("calibrate",))
+            assert kl is not None
+            for column, curriculum in (
+                ("ceiling, KL", kl),
+                ("ceiling, answers", self._answers(job, study.bench, count)),
+            ):
+                if column not in self.results:
+                    begun = time.monotonic()
+                    recipe, tokens = self._far_down(job, study.bench, curriculum)
+                    self.keep(column, study.bench.measure(recipe, "report"), time.monotonic() - begun, tokens)
+
+    def _answers(self, job: SearchJob, bench: Workbench, count: int) -> Curriculum:
+        """Fresh right answers of every task, none of them to a held-out question."""
+        encoder = bench.encoder(job.recipe)
+        domains = []
+        for name in self.setting.tasks:
+            rng = Random(f"ceiling/{name}")
+            items = [get_task(name).item(rng, held_out=False) for _ in range(count)]
+            pairs = [encoder.pair(item.question, item.answer + "\n") for item in items]
+            lessons = [Lesson.of(pair, str(i), max_length=encoder.max_length) for i, pair in enumerate(pairs)]
+            domains.append(Domain(name, lessons, "nll"))
+        return Curriculum(
+            domains, seed=self.seed, held_out=0.05, batching=Batching(tokens=CPU_PASS), device=bench.device
+        )
+
+    def _far_down(self, job: SearchJob, bench: Workbench, curriculum: Curriculum) -> tuple[Recipe, int]:
+        """The point of the least held-out loss after five times the product's steps."""
+        branch = job.space.branches[0]
+        learner = Learner(job, bench, curriculum, size=16, pull=0.0)
+        optimizer = Gradient(
+            branch.dimensions,
+            seed=self.seed,
+            trials=8,
+            starts=[branch.init],
+            batch=1,
+            levels=branch.levels,
+            steps=CEILING_STEPS,
+        )
+        spent = 0
+        while (request := optimizer.ask()) is not None:
+            request = replace(request, point=branch.rounded(request.point))
+            if request.split != "calibrate":  # the real objective decides nothing here
+                optimizer.tell(Outcome(request, request.point, 0.0))
+                continue
+            found = learner.measure(request)
+            spent += found.tokens
+            optimizer.tell(Outcome(request, request.point, found.value, items=found.items, gradient=found.gradient))
+        assert optimizer.best is not None
+        return job.recipe_at(0, branch.rounded(optimizer.best.point)), spent
+
     # --------------------------------------------------------------------------------------------- the product
 
     def learned(self, *, prompts: int) -> None:
@@ -388,6 +449,7 @@ def main() -> None:
                 "prompts": lambda columns=columns: columns.learned(prompts=options.prompts),  # type: ignore[misc]
                 "evolve": columns.evolve,
                 "smooth": columns.smooth,
+                "ceiling": lambda columns=columns: columns.ceiling(count=options.prompts),  # type: ignore[misc]
             }
             for name in options.columns.split(","):
                 do[name]()

@@ -65,7 +65,7 @@ def compute(
     singular = {} if refinement is None else refinement.singular(job)
     change = _singular(job, source, singular, {} if memo is None else memo) if singular else None
     if chunks.narrow is not None and not scaled and change is None:
-        terms = method.fused(arguments, measured, draws)
+        terms = method.fused(arguments, measured, draws, chunks.row)
         if terms is not None:
             yield from map(terms.merged, chunks.narrow())
             return
@@ -176,7 +176,7 @@ def chunks_of(job: Job, source: TensorSource, multiple: int = 1, *, differing: b
             again = again or memory(min(block, numel), parts)
             yield chunk(start, parts, again)
 
-    narrow = partial(_narrow, job, source, numel) if _is_narrow(job, source, numel) else None
+    narrow = partial(_narrow, job, source, numel, whole_multiple(BLOCK, multiple)) if _is_narrow(job, source, numel) else None
     return Chunks(numel, read, row_of(job.shape), job.shape, part=part, narrow=narrow)
 
 
@@ -187,10 +187,10 @@ def _is_narrow(job: Job, source: TensorSource, numel: int) -> bool:
     return source.device.type == "cpu" and all(source.dtype(item) == torch.bfloat16 for item in job.reads)
 
 
-def _narrow(job: Job, source: TensorSource, numel: int) -> Iterator[Narrow]:
-    memory = torch.empty(len(job.reads), min(BLOCK, numel), dtype=torch.bfloat16)
-    for start in range(0, numel, BLOCK):
-        length = min(BLOCK, numel - start)
+def _narrow(job: Job, source: TensorSource, numel: int, block: int) -> Iterator[Narrow]:
+    memory = torch.empty(len(job.reads), min(block, numel), dtype=torch.bfloat16)
+    for start in range(0, numel, block):
+        length = min(block, numel - start)
         for row, item in zip(memory, job.reads, strict=True):
             source.fill(item, start, row[:length])
         yield Narrow(start, length, memory.view(torch.uint16).numpy(), job.base is not None)

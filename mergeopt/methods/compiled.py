@@ -230,9 +230,62 @@ def _sum_row(x: Any, lanes: Any) -> float:
 
 
 @_compiled
-def draw(counters: Any, key0: Any, factor0: Any, key1: Any, factor1: Any, limit: Any, out: Any) -> None:
-    """Where the hash of `draws` of mixed counters, uint32 [b], is below a limit, as int32: uint8 [b]."""
+def draw(counters: Any, key0: Any, factor0: Any, key1: Any, factor1: Any, out: Any) -> None:
+    """The hash of `draws` of mixed counters, uint32 [b]: int32 [b]."""
+    for j in range(len(out)):
+        x = np.uint32((counters[j] ^ key0) * factor0)
+        out[j] = np.int32(np.uint32(np.uint32((x ^ (x >> np.uint32(15))) + key1) * factor1))
+
+
+@_compiled
+def draw_below(counters: Any, key0: Any, factor0: Any, key1: Any, factor1: Any, limit: Any, out: Any) -> None:
+    """Where that hash is below a limit: uint8 [b]."""
     for j in range(len(out)):
         x = np.uint32((counters[j] ^ key0) * factor0)
         x = np.uint32(np.uint32((x ^ (x >> np.uint32(15))) + key1) * factor1)
         out[j] = np.uint8(np.int32(x) < limit)
+
+
+@_compiled
+def magnitudes(narrow: Any, base: Any, flipped: bool, out: Any) -> None:
+    """Bits of |source − base| as int32 [b], which order like the magnitudes; the other way round if `flipped`."""
+    grounds, deltas = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    for start in range(0, len(narrow), TILE):
+        count = min(TILE, len(narrow) - start)
+        ground, delta, keys = grounds[:count], deltas[:count], out[start : start + count]
+        _widen(base[start : start + count], ground)
+        _subtract(narrow[start : start + count], ground, delta)
+        bits, flip = delta.view(np.uint32), np.uint32(0xFFFFFFFF) if flipped else np.uint32(0)
+        for j in range(count):
+            keys[j] = np.int32((bits[j] & ~_SIGN) ^ flip)
+
+
+@_compiled
+def keep_ranked(keys: Any, ascending: Any, draws: Any, slope: Any, offset: Any, limit: Any, out: Any) -> None:
+    """DELLA's mask uint8 [b]: see `della`.
+
+    Args:
+        keys: int32 [rows, n].
+        ascending: Each row sorted.
+        draws: int32 [b].
+        slope, offset: float32: an element is kept from rank draw · slope + offset on.
+        limit: None at or above this draw is kept.
+    """
+    rows, n = keys.shape
+    places, firsts = np.empty(TILE, np.int32), np.empty(TILE, np.int32)
+    last = np.float32(n - 1)
+    for row in range(rows):
+        for start in range(0, n, TILE):
+            count = min(TILE, n - start)
+            begin = row * n + start
+            drawn, kept = draws[begin : begin + count], out[begin : begin + count]
+            key, place, first = keys[row, start : start + count], places[:count], firsts[:count]
+            for j in range(count):
+                least = np.float32(np.float32(drawn[j]) * slope) + offset
+                least = min(max(least, _ZERO), last)
+                above = np.int32((drawn[j] & np.int32(1) == 0) & (least >= np.float32(1)))
+                place[j], first[j] = np.int32(least) - above, above
+            for j in range(count):
+                place[j] = ascending[row, place[j]]
+            for j in range(count):
+                kept[j] = np.uint8((key[j] >= place[j] + first[j]) & (drawn[j] < limit))

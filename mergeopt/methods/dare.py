@@ -7,7 +7,7 @@ from torch import Tensor
 from mergeopt.methods.chunks import Chunks
 from mergeopt.methods.draws import Draws
 from mergeopt.methods.dropping import Drop, Mask, dropped
-from mergeopt.methods.fused import Election, MaskBytes, Terms, masked_factors
+from mergeopt.methods.fused import Election, MaskBytes, Terms
 from mergeopt.methods.method import merge_method
 from mergeopt.methods.steps import elected_mean, task_shares, task_sum
 
@@ -20,13 +20,11 @@ def _mask(density: Tensor, draws: Draws) -> Mask:
 
 def _bytes(density: Tensor, draws: Draws) -> MaskBytes:
     shares = density.tolist()
-    return lambda i, start, length: draws.kept_bytes(i, start, length, shares[i])
+    return lambda i, narrow, out: draws.fill_kept(i, narrow.start, shares[i], out)
 
 
 def _drop(chunks: Chunks, density: Tensor, rescale: bool, draws: Draws) -> Drop:
-    if chunks.narrow is not None and rescale:
-        return Drop(masked_factors(chunks, _bytes(density, draws), len(density)))
-    return dropped(chunks, density, rescale, _mask(density, draws))
+    return dropped(chunks, density, rescale, _mask(density, draws), _bytes(density, draws), remember=False)
 
 
 def _sum(weight: Tensor, density: Tensor, normalize: bool, lambda_: float, whole: Drop, draws: Draws) -> Terms:

@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mergeopt.methods.chunks import Chunks
+from mergeopt.methods.chunks import Chunks, Narrow
 from mergeopt.methods.draws import Draws
 from mergeopt.methods.dropping import Drop, Mask, dropped
+from mergeopt.methods.fused import Bytes, Election, MaskBytes, Terms
 from mergeopt.methods.kernels import at_least, below, sorted_rows, taken
 from mergeopt.methods.method import merge_method
-from mergeopt.methods.steps import elected_mean, task_sum
+from mergeopt.methods.steps import elected_mean, task_shares, task_sum
 
 
 def _refusal(coefficients: Mapping[str, Any]) -> str | None:
@@ -31,8 +33,47 @@ def _masks(density: Tensor, epsilon: Tensor, row: int, draws: Draws) -> Mask:
     return mask
 
 
+def _bytes(density: Tensor, epsilon: Tensor, row: int, draws: Draws) -> MaskBytes:
+    """The same of the stored bits, compiled."""
+    shares = list(zip(density.tolist(), epsilon.tolist(), strict=True))
+
+    def fill(i: int, narrow: Narrow, out: Bytes) -> None:
+        share, spread = shares[i]
+        if share >= 1 or share <= 0 or spread == 0 or row == 1:
+            draws.fill_kept(i, narrow.start, share, out)
+            return
+        from mergeopt.methods import compiled
+
+        drawn, keys = np.empty((2, narrow.length), np.int32)
+        draws.fill_bits(i, narrow.start, drawn)
+        compiled.magnitudes(narrow.sources[i], narrow.base, spread < 0, keys)
+        rows = keys.reshape(-1, row)
+        slope, offset = map(np.float32, _line(row, share, abs(spread)))
+        limit = np.int64(_limit(share + abs(spread)))
+        compiled.keep_ranked(rows, np.sort(rows, axis=1), drawn, slope, offset, limit, out)
+
+    return fill
+
+
 def _drop(chunks: Chunks, density: Tensor, epsilon: Tensor, rescale: bool, draws: Draws) -> Drop:
-    return dropped(chunks, density, rescale, _masks(density, epsilon, chunks.row, draws))
+    known = _masks(density, epsilon, chunks.row, draws), _bytes(density, epsilon, chunks.row, draws)
+    return dropped(chunks, density, rescale, *known)
+
+
+def _sum(
+    weight: Tensor, density: Tensor, epsilon: Tensor, normalize: bool, lambda_: float, whole: Drop, row: int,
+    draws: Draws,
+) -> Terms:  # fmt: skip
+    scale = task_shares(weight, normalize=normalize, lambda_=lambda_) * whole.factors
+    return Terms(scale, mask=whole.filled(_bytes(density, epsilon, row, draws)))
+
+
+def _elected(
+    weight: Tensor, density: Tensor, epsilon: Tensor, normalize: bool, lambda_: float, whole: Drop, row: int,
+    draws: Draws,
+) -> Terms:  # fmt: skip
+    mask = whole.filled(_bytes(density, epsilon, row, draws))
+    return Terms(weight * whole.factors, Election(weight, normalize, lambda_), mask=mask)
 
 
 def _mask(delta: Tensor, row: int, draws: Tensor, density: float, epsilon: float) -> Tensor:
@@ -57,12 +98,18 @@ def _mask(delta: Tensor, row: int, draws: Tensor, density: float, epsilon: float
     keys = delta.detach().float().abs().view(torch.int32).view(-1, row)
     if epsilon < 0:
         keys = ~keys
-    steps = (row - 1) / (2 * spread)
-    least = draws.view(-1, row).float().mul_(2.0**-32 * steps).add_((0.5 - density + spread) * steps + 1)
+    slope, offset = _line(row, density, spread)
+    least = draws.view(-1, row).float().mul_(slope).add_(offset)
     least.clamp_(0, row - 1)
     first = (draws.view(-1, row) & 1 == 0).logical_and_(least >= 1).int()  # above the one before, not at least the R-th
     limits = taken(sorted_rows(keys), least.sub_(first)).add_(first)
     return at_least(keys, limits).view(-1).logical_and_(possible)
+
+
+def _line(row: int, density: float, spread: float) -> tuple[float, float]:
+    """Slope and offset of the rank from which on a draw keeps an element."""
+    steps = (row - 1) / (2 * spread)
+    return 2.0**-32 * steps, (0.5 - density + spread) * steps + 1
 
 
 def _limit(share: float) -> int:
@@ -70,7 +117,7 @@ def _limit(share: float) -> int:
     return int(min(max(share, 0.0), 1.0) * (1 << 32)) - (1 << 31)
 
 
-@merge_method(measure=_drop, refuses=_refusal)
+@merge_method(measure=_drop, refuses=_refusal, terms=_elected)
 def della(
     sources: Sequence[Tensor],
     base: Tensor,
@@ -99,7 +146,7 @@ def della(
     return base + elected_mean(kept, weight, whole.factors, normalize, lambda_)
 
 
-@merge_method(measure=_drop, refuses=_refusal)
+@merge_method(measure=_drop, refuses=_refusal, terms=_sum)
 def della_linear(
     sources: Sequence[Tensor],
     base: Tensor,

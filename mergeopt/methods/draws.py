@@ -6,8 +6,10 @@ adds elements, so neighbouring densities are compared on common random numbers.
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,19 +42,33 @@ class Draws:
             return torch.ones(like.numel(), dtype=torch.bool, device=like.device)
         return below(self.bits(ordinal, start, like), int(max(density, 0.0) * (1 << 32)) - (1 << 31))
 
-    def kept_bytes(self, ordinal: int, start: int, length: int, density: float) -> npt.NDArray[np.uint8]:
-        """`keep` on a CPU as bytes [length], compiled."""
+    def fill_kept(self, ordinal: int, start: int, density: float, out: npt.NDArray[np.uint8]) -> None:
+        """`keep` on a CPU as bytes [b], compiled."""
         from mergeopt.methods import compiled
 
-        result, limit = np.ones(length, dtype=np.uint8), int(max(density, 0.0) * (1 << 32)) - (1 << 31)
+        if density >= 1:
+            out.fill(1)
+            return
+        limit = np.int64(int(max(density, 0.0) * (1 << 32)) - (1 << 31))
+        for words, place in self._spans(ordinal, start, len(out)):
+            compiled.draw_below(*words, limit, out[place])
+
+    def fill_bits(self, ordinal: int, start: int, out: npt.NDArray[np.int32]) -> None:
+        """`bits` on a CPU, compiled."""
+        from mergeopt.methods import compiled
+
+        for words, place in self._spans(ordinal, start, len(out)):
+            compiled.draw(*words, out[place])
+
+    def _spans(self, ordinal: int, start: int, length: int) -> Iterator[tuple[tuple[Any, ...], slice]]:
+        """What the compiled hash takes of every span, and the place of its elements in [0, length)."""
         counters = _counters(_SPAN, torch.device("cpu")).numpy().view(np.uint32)
         factor0, factor1 = map(np.uint32, _FACTORS)
-        for first in range(start - start % _SPAN, start + length if density < 1 else 0, _SPAN):
+        for first in range(start - start % _SPAN, start + length, _SPAN):
             low, high = max(start, first), min(start + length, first + _SPAN)
             key0, key1 = map(np.uint32, self._key(ordinal, first))
-            words = (key0, factor0, key1, factor1, np.int64(limit))
-            compiled.draw(counters[low - first : high - first], *words, result[low - start : high - start])
-        return result
+            words = (counters[low - first : high - first], key0, factor0, key1, factor1)
+            yield words, slice(low - start, high - start)
 
     def bits(self, ordinal: int, start: int, like: Tensor) -> Tensor:
         """Uniform int32 [b]; the upper bits are the better ones. Arguments as for `keep`."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mergeopt.methods.chunks import Chunks
+from mergeopt.methods.chunks import Chunks, Narrow
+from mergeopt.methods.fused import Bytes, MaskBytes, masked_factors
 from mergeopt.methods.kernels import PackedMask
 from mergeopt.methods.steps import as_number, deltas, norm_factors
 
@@ -31,17 +32,50 @@ class Drop:
         result = deltas(sources, base)
         for i, delta in enumerate(result):
             known = self.masks[i] if self.masks else None
-            found = mask(i, delta, start) if known is None else known.get(start, delta.numel())
+            kept = None if known is None else torch.from_numpy(known.get(start, delta.numel()))
+            found = mask(i, delta, start) if kept is None else kept
             if found is not None:
                 delta.mul_(as_number(found, delta))
         return result
 
+    def filled(self, mask: MaskBytes) -> MaskBytes:
+        """The same of the stored bits."""
 
-def dropped(chunks: Chunks, density: Tensor, rescale: bool, mask: Mask) -> Drop:
-    """Looks over the tensor where a norm is to be restored; factors of 1 without `rescale` or where all is kept."""
+        def fill(i: int, narrow: Narrow, out: Bytes) -> None:
+            known = self.masks[i] if self.masks else None
+            if known is None:
+                mask(i, narrow, out)
+            else:
+                out[:] = known.get(narrow.start, narrow.length)
+
+        return fill
+
+
+def dropped(
+    chunks: Chunks,
+    density: Tensor,
+    rescale: bool,
+    mask: Mask,
+    filled: MaskBytes | None = None,
+    *,
+    remember: bool = True,
+) -> Drop:
+    """Looks over the tensor where a norm is to be restored; factors of 1 without `rescale` or where all is kept.
+
+    Args:
+        chunks: The tensor.
+        density: [n].
+        rescale: Whether a norm is to be restored.
+        mask: What is kept.
+        filled: The same of the stored bits; None for whoever does not look at those.
+        remember: Whether the stored bits' masks are worth their memory.
+    """
     n = density.numel()
     if not rescale or all(d >= 1 for d in density.tolist()):
         return Drop(torch.ones(n, dtype=torch.float64))
+    remember &= n * chunks.numel <= _KEPT
+    if chunks.narrow is not None and filled is not None:
+        return _dropped_narrowly(chunks, n, filled, remember)
     masks: list[PackedMask | None] = [None] * n
 
     def prune(magnitudes: Tensor, start: int) -> None:
@@ -49,9 +83,21 @@ def dropped(chunks: Chunks, density: Tensor, rescale: bool, mask: Mask) -> Drop:
             found = mask(i, x, start)
             if found is None:
                 continue
-            if n * chunks.numel <= _KEPT and x.device.type == "cpu":  # elsewhere finding it costs less than moving it
+            if remember and x.device.type == "cpu":  # elsewhere finding it costs less than moving it
                 known = masks[i] = masks[i] or PackedMask(chunks.numel)
-                known.put(start, found)
+                known.put(start, found.numpy())
             x.mul_(as_number(found, x))
 
     return Drop(norm_factors(chunks, prune), masks)
+
+
+def _dropped_narrowly(chunks: Chunks, n: int, mask: MaskBytes, remember: bool) -> Drop:
+    if not remember:
+        return Drop(masked_factors(chunks, mask, n))
+    masks = [PackedMask(chunks.numel) for _ in range(n)]
+
+    def recorded(i: int, narrow: Narrow, out: Bytes) -> None:
+        mask(i, narrow, out)
+        masks[i].put(narrow.start, out)
+
+    return Drop(masked_factors(chunks, recorded, n), masks)

@@ -17,8 +17,8 @@ from mergeopt.methods.cutoff import Cutoff
 from mergeopt.methods.steps import restoring
 
 Bytes = npt.NDArray[np.uint8]
-MaskBytes = Callable[[int, int, int], Bytes]
-"""(source, start, length) to what its deltas are multiplied with, uint8 [length]."""
+MaskBytes = Callable[[int, Narrow, Bytes], None]
+"""Fills in what the deltas of a source are multiplied with in these elements, uint8 [length]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,9 @@ class Terms:
             limits[i], within[i] = cutoff.limits(), cutoff.within(narrow.start, length)
         masks = np.zeros((0, 0), np.uint8)
         if self.mask is not None:
-            masks = np.stack([self.mask(i, narrow.start, length) for i in range(n)])
+            masks = np.empty((n, length), np.uint8)
+            for i, row in enumerate(masks):
+                self.mask(i, narrow, row)
         out = torch.empty(length, dtype=torch.bfloat16)
         compiled.merge(
             narrow.rows, narrow.has_base, limits, within, masks, self.scale.float().numpy(), self._election(),
@@ -77,9 +79,10 @@ def masked_factors(chunks: Chunks, mask: MaskBytes, n: int) -> Tensor:
     from mergeopt.methods import compiled
 
     assert chunks.narrow is not None
-    found = torch.zeros(2, n, dtype=torch.float64)
+    found = np.zeros((2, n))
     for narrow in chunks.narrow():
+        found_mask = np.empty(narrow.length, np.uint8)
         for i, source in enumerate(narrow.sources):
-            sums = compiled.norms(source, narrow.base, mask(i, narrow.start, len(source)))
-            found[:, i] += torch.tensor(sums, dtype=torch.float64)
-    return restoring(*found)
+            mask(i, narrow, found_mask)
+            found[:, i] += compiled.norms(source, narrow.base, found_mask)
+    return restoring(*torch.from_numpy(found))

@@ -62,16 +62,15 @@ class PackedMask:
     def __init__(self, numel: int) -> None:
         self._bytes = np.zeros(-(-numel // 8), dtype=np.uint8)
 
-    def put(self, start: int, mask: Tensor) -> None:
+    def put(self, start: int, bits: "npt.NDArray[np.bool_] | npt.NDArray[np.uint8]") -> None:
         """Sets the elements from `start` on, which must be unset yet."""
-        bits = mask.cpu().numpy()
         if start % 8:
-            bits = np.concatenate([np.zeros(start % 8, dtype=np.bool_), bits])
+            bits = np.concatenate([np.zeros(start % 8, dtype=bits.dtype), bits])
         found = np.packbits(bits)
         self._bytes[start // 8 : start // 8 + len(found)] |= found
 
-    def get(self, start: int, length: int) -> Tensor:
-        """Elements [start, start + length), as bytes."""
+    def get(self, start: int, length: int) -> npt.NDArray[np.uint8]:
+        """Elements [start, start + length)."""
         first = start % 8
         bits = np.unpackbits(self._bytes[start // 8 : -(-(start + length) // 8)], count=first + length)
-        return torch.from_numpy(bits[first:])
+        return bits[first:]

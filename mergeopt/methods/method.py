@@ -44,8 +44,8 @@ class Method:
     """A merge method: its schema, the elementwise `function`, and `measure` for what it must know of a whole tensor.
 
     `shares` of a method that is linear in its sources: of its parameters, the c [n] with which it gives
-    base + Σ c_i (source_i − base), without a base Σ c_i source_i. `terms`: see `fused`; of the parameters, `whole` and
-    `draws`.
+    base + Σ c_i (source_i − base), without a base Σ c_i source_i. `terms`: see `fused`; of the parameters, `whole`,
+    `row` and `draws`.
     """
 
     schema: MethodSchema
@@ -97,13 +97,13 @@ class Method:
         with torch.no_grad():
             return self.measure(chunks, **_asked(self.measure, {**arguments, "draws": draws}))
 
-    def fused(self, arguments: Mapping[str, Any], whole: Any, draws: Draws) -> Terms | None:
-        """The merge of a tensor as terms; None where the method has none."""
+    def fused(self, arguments: Mapping[str, Any], whole: Any, draws: Draws, row: int) -> Terms | None:
+        """The merge of a tensor with rows of `row` elements as terms; None where the method has none."""
         if self.shares is not None:
             return Terms(self.shares(**arguments))
         if self.terms is None:
             return None
-        return self.terms(**_asked(self.terms, {**arguments, "draws": draws, "whole": whole}))
+        return self.terms(**_asked(self.terms, {**arguments, "draws": draws, "whole": whole, "row": row}))
 
     def combine(
         self,
@@ -177,7 +177,7 @@ def merge_method(
             and returns what the function receives as `whole`.
         refuses: Of a tensor's coefficients, why they cannot be meant; None where they can.
         shares: Of a method linear in its sources, how much of each it takes: its gradients then cost an inner product.
-        terms: ``terms(<any of the parameters>, whole, draws)``: what a compiled merge needs, see `fused`. A method with
+        terms: ``terms(<any of the parameters>, whole, row, draws)``: what a compiled merge needs, see `fused`. A method with
             `shares` needs none.
     """
 

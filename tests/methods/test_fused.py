@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from mergeopt.methods import METHODS
-from mergeopt.methods.chunks import Chunks, Narrow
+from mergeopt.methods.chunks import Chunks, Narrow, whole_multiple
 from mergeopt.methods.conformance import DRAWS
 from mergeopt.methods.draws import Draws
 
-LENGTH = 3 * (1 << 17) + 12_345  # several blocks, none a multiple of a tile
+ROW = 3001  # more than a tile
+LENGTH = ROW * 135  # several blocks, none a multiple of a tile
 FUSED = [name for name, method in sorted(METHODS.items()) if method.shares or method.terms]
 
 
@@ -29,9 +30,12 @@ def inputs(n: int, seed: int = 0, *, special: bool = False) -> tuple[list[Tensor
     return [x.bfloat16() for x in sources], base.bfloat16()
 
 
-def chunks_of(sources: list[Tensor], base: Tensor | None, block: int) -> Chunks:
+def chunks_of(sources: list[Tensor], base: Tensor | None, block: int, multiple: int = 1) -> Chunks:
     """Wide and narrow chunks of the same tensors."""
-    wide = Chunks.of([x.float() for x in sources], None if base is None else base.float())
+    wide = Chunks.of(
+        [x.float().view(-1, ROW) for x in sources], None if base is None else base.float(), multiple=multiple
+    )
+    block = whole_multiple(block, multiple)
     rows = torch.stack([*sources, *([] if base is None else [base])]).view(torch.uint16).numpy()
 
     def narrow() -> Any:
@@ -49,9 +53,9 @@ def both(name: str, coefficients: dict[str, Any], n: int, block: int, **kind: An
     ground = base if method.schema.takes_base else None
     given = {p.name: [p.default] * n if p.per_source else p.default for p in method.schema.parameters.values()}
     arguments = method.arguments(given | coefficients)
-    chunks = chunks_of(sources, ground, block)
-    expected = method(sources, ground, draws=DRAWS, **coefficients).bfloat16()
-    terms = method.fused(arguments, method.measured(chunks, arguments, DRAWS), DRAWS)
+    chunks = chunks_of(sources, ground, block, method.multiple((LENGTH // ROW, ROW)))
+    expected = method([x.view(-1, ROW) for x in sources], ground, draws=DRAWS, **coefficients).bfloat16().view(-1)
+    terms = method.fused(arguments, method.measured(chunks, arguments, DRAWS), DRAWS, ROW)
     assert terms is not None and chunks.narrow is not None
     return torch.cat([terms.merged(part) for part in chunks.narrow()]).view(torch.int16), expected.view(torch.int16)
 
@@ -65,6 +69,7 @@ def test_the_same_bits_as_the_function(name: str, special: bool) -> None:
         for flag in flags:
             given: dict[str, Any] = {"weight": weights, **flag}
             given |= {"density": [0.3, 0.7, 1.0][:n]} if "density" in parameters else {}
+            given |= {"epsilon": [0.15, -0.2, 0.1][:n]} if "epsilon" in parameters else {}
             given |= {"lambda": 0.7} if "lambda" in parameters and n > 1 else {}
             mine, expected = both(name, given, n, block=1 << 17, special=special)
             assert mine.equal(expected), (n, flag)
@@ -106,6 +111,7 @@ def test_nan_shows() -> None:
         ),
         METHODS["ties"].measured(chunks_of(sources, base, LENGTH), arguments, DRAWS),
         DRAWS,
+        ROW,
     )
     narrow = chunks_of(sources, base, LENGTH).narrow
     assert terms is not None and narrow is not None
@@ -116,5 +122,6 @@ def test_nan_shows() -> None:
 @pytest.mark.parametrize("start", [0, 5, 65_536, 70_001])
 def test_masks_are_those_of_the_draws(start: int) -> None:
     for density in (0.0, 0.2, 0.999, 1.0):
-        kept = Draws(3, "x").keep(1, start, torch.empty(100_000), density)
-        assert kept.equal(torch.from_numpy(Draws(3, "x").kept_bytes(1, start, 100_000, density)).bool())
+        kept, found = Draws(3, "x").keep(1, start, torch.empty(100_000), density), np.empty(100_000, np.uint8)
+        Draws(3, "x").fill_kept(1, start, density, found)
+        assert kept.equal(torch.from_numpy(found).bool())
