@@ -22,7 +22,7 @@ from mergeopt.methods.chunks import Chunk, Chunks, Narrow, row_of, whole_multipl
 from mergeopt.methods.draws import Draws
 
 LARGE = 1 << 18  # elements
-BLOCK = 1 << 17  # elements, of all inputs within a core's second cache
+BLOCK = 1 << 20  # elements: fewer and the threads meet too often at the interpreter's lock
 
 Factors = tuple[Tensor, Tensor, Tensor]
 """U [rows, r], σ [r], Vᵀ [r, rest] of a delta [rows, rest]."""

@@ -230,20 +230,36 @@ def _sum_row(x: Any, lanes: Any) -> float:
 
 
 @_compiled
-def draw(counters: Any, key0: Any, factor0: Any, key1: Any, factor1: Any, out: Any) -> None:
-    """The hash of `draws` of mixed counters, uint32 [b]: int32 [b]."""
-    for j in range(len(out)):
-        x = np.uint32((counters[j] ^ key0) * factor0)
-        out[j] = np.int32(np.uint32(np.uint32((x ^ (x >> np.uint32(15))) + key1) * factor1))
+def draw(counters: Any, keys: Any, factors: Any, first: int, out: Any) -> None:
+    """The hash of `draws`: int32 [b].
+
+    Args:
+        counters: Of one span, mixed: uint32 [s].
+        keys: Of every span: uint32 [spans, 2].
+        factors: uint32 [2].
+        first: Where in the first span it begins.
+    """
+    for span in range(len(keys)):
+        begin = max(span * len(counters) - first, 0)
+        drawn = out[begin : (span + 1) * len(counters) - first]
+        some = counters[begin + first - span * len(counters) :]
+        key0, key1, factor0, factor1 = keys[span, 0], keys[span, 1], factors[0], factors[1]
+        for j in range(len(drawn)):
+            x = np.uint32((some[j] ^ key0) * factor0)
+            drawn[j] = np.int32(np.uint32(np.uint32((x ^ (x >> np.uint32(15))) + key1) * factor1))
 
 
 @_compiled
-def draw_below(counters: Any, key0: Any, factor0: Any, key1: Any, factor1: Any, limit: Any, out: Any) -> None:
+def draw_below(counters: Any, keys: Any, factors: Any, first: int, limit: Any, out: Any) -> None:
     """Where that hash is below a limit: uint8 [b]."""
-    for j in range(len(out)):
-        x = np.uint32((counters[j] ^ key0) * factor0)
-        x = np.uint32(np.uint32((x ^ (x >> np.uint32(15))) + key1) * factor1)
-        out[j] = np.uint8(np.int32(x) < limit)
+    tile = np.empty(TILE, np.int32)
+    for start in range(0, len(out), TILE):
+        kept = out[start : start + TILE]
+        drawn, at = tile[: len(kept)], first + start
+        span, last = at // len(counters), (at + len(kept) - 1) // len(counters)
+        draw(counters, keys[span : last + 1], factors, at - span * len(counters), drawn)
+        for j in range(len(kept)):
+            kept[j] = np.uint8(drawn[j] < limit)
 
 
 @_compiled

@@ -44,12 +44,12 @@ def _bytes(density: Tensor, epsilon: Tensor, row: int, draws: Draws) -> MaskByte
             return
         from mergeopt.methods import compiled
 
+        slope, offset = map(np.float32, _line(row, share, abs(spread)))
+        limit = np.int64(_limit(share + abs(spread)))
         drawn, keys = np.empty((2, narrow.length), np.int32)
         draws.fill_bits(i, narrow.start, drawn)
         compiled.magnitudes(narrow.sources[i], narrow.base, spread < 0, keys)
         rows = keys.reshape(-1, row)
-        slope, offset = map(np.float32, _line(row, share, abs(spread)))
-        limit = np.int64(_limit(share + abs(spread)))
         compiled.keep_ranked(rows, np.sort(rows, axis=1), drawn, slope, offset, limit, out)
 
     return fill

@@ -6,7 +6,6 @@ adds elements, so neighbouring densities are compared on common random numbers.
 """
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -50,25 +49,20 @@ class Draws:
             out.fill(1)
             return
         limit = np.int64(int(max(density, 0.0) * (1 << 32)) - (1 << 31))
-        for words, place in self._spans(ordinal, start, len(out)):
-            compiled.draw_below(*words, limit, out[place])
+        compiled.draw_below(*self._words(ordinal, start, len(out)), limit, out)
 
     def fill_bits(self, ordinal: int, start: int, out: npt.NDArray[np.int32]) -> None:
         """`bits` on a CPU, compiled."""
         from mergeopt.methods import compiled
 
-        for words, place in self._spans(ordinal, start, len(out)):
-            compiled.draw(*words, out[place])
+        compiled.draw(*self._words(ordinal, start, len(out)), out)
 
-    def _spans(self, ordinal: int, start: int, length: int) -> Iterator[tuple[tuple[Any, ...], slice]]:
-        """What the compiled hash takes of every span, and the place of its elements in [0, length)."""
+    def _words(self, ordinal: int, start: int, length: int) -> tuple[Any, ...]:
+        """What the compiled hash takes: counters, the keys of all spans, factors, the place in the first span."""
         counters = _counters(_SPAN, torch.device("cpu")).numpy().view(np.uint32)
-        factor0, factor1 = map(np.uint32, _FACTORS)
-        for first in range(start - start % _SPAN, start + length, _SPAN):
-            low, high = max(start, first), min(start + length, first + _SPAN)
-            key0, key1 = map(np.uint32, self._key(ordinal, first))
-            words = (counters[low - first : high - first], key0, factor0, key1, factor1)
-            yield words, slice(low - start, high - start)
+        spans = range(start - start % _SPAN, start + length, _SPAN)
+        keys = np.array([self._key(ordinal, first) for first in spans], dtype=np.uint32)
+        return counters, keys, np.array(_FACTORS, dtype=np.uint32), start % _SPAN
 
     def bits(self, ordinal: int, start: int, like: Tensor) -> Tensor:
         """Uniform int32 [b]; the upper bits are the better ones. Arguments as for `keep`."""
