@@ -71,12 +71,15 @@ def _signs(x: Any, out: Any) -> None:
 
 
 @_compiled
-def merge(rows: Any, has_base: bool, limits: Any, within: Any, masks: Any, scale: Any, election: Any, out: Any) -> None:
+def merge(
+    rows: Any, has_base: bool, share: Any, limits: Any, within: Any, masks: Any, scale: Any, election: Any, out: Any
+) -> None:
     """base + Σ_i scale_i mask_i δ_i, or TIES' election over these terms: what `steps` says, element by element.
 
     Args:
         rows: The sources and last the base, bits of bfloat16, at least [n + has_base, b].
         has_base: False where the terms are the sources themselves.
+        share: The base's, float32 [1], where the terms are the sources all the same; or [0].
         limits: float32 [n, 2]: magnitudes up to the first are pruned in the elements before `within`, up to the second
             from there on. Negative ones prune nothing.
         within: int64 [n].
@@ -96,7 +99,7 @@ def merge(rows: Any, has_base: bool, limits: Any, within: Any, masks: Any, scale
             _widen(rows[n, start : start + count], ground)
         for i in range(n):
             term, weight = terms[i, :count], scale[i]
-            if has_base:
+            if has_base and len(share) == 0:
                 _subtract(rows[i, start : start + count], ground, term)
             else:
                 _widen(rows[i, start : start + count], term)
@@ -114,6 +117,9 @@ def merge(rows: Any, has_base: bool, limits: Any, within: Any, masks: Any, scale
             _add(term, summed, i == 0)
         if len(election):
             _elect(terms, election, summed)
+        if len(share):
+            for j in range(count):
+                ground[j] *= share[0]
         if has_base:
             for j in range(count):
                 summed[j] = ground[j] + summed[j]
@@ -213,6 +219,25 @@ def norms(narrow: Any, base: Any, mask: Any) -> tuple[float, float]:
         whole += lanes[0, j]
         kept += lanes[1, j]
     return whole, kept
+
+
+@_compiled
+def products(a: Any, b: Any) -> tuple[float, float, float]:
+    """Σa², Σab and Σb² of bfloat16 numbers, in float64."""
+    wide, other = np.empty(QUARTER, np.float32), np.empty(QUARTER, np.float32)
+    lanes = np.zeros((3, QUARTER), np.float64)
+    for start in range(0, len(a), QUARTER):
+        count = min(QUARTER, len(a) - start)
+        x, y = wide[:count], other[:count]
+        _widen(a[start : start + count], x)
+        _widen(b[start : start + count], y)
+        for j in range(count):
+            lanes[0, j] += np.float64(x[j]) * np.float64(x[j])
+        for j in range(count):
+            lanes[1, j] += np.float64(x[j]) * np.float64(y[j])
+        for j in range(count):
+            lanes[2, j] += np.float64(y[j]) * np.float64(y[j])
+    return lanes[0].sum(), lanes[1].sum(), lanes[2].sum()
 
 
 @_compiled

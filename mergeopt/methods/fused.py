@@ -39,12 +39,14 @@ class Terms:
         election: None for the plain sum.
         cutoffs: What is left of each delta; all of it where there are none.
         mask: What each delta is multiplied with, after that.
+        base: s of the base, 0-D, where the terms are the sources beside it and not their deltas: s base + Σ_i s_i x_i.
     """
 
     scale: Tensor
     election: Election | None = None
     cutoffs: Sequence[Cutoff] = ()
     mask: MaskBytes | None = None
+    base: Tensor | None = None
 
     def merged(self, narrow: Narrow) -> Tensor:
         """bfloat16 [b]."""
@@ -59,9 +61,10 @@ class Terms:
             masks = np.empty((n, length), np.uint8)
             for i, row in enumerate(masks):
                 self.mask(i, narrow, row)
+        share = np.zeros(0, np.float32) if self.base is None else self.base.float().view(1).numpy()
         out = torch.empty(length, dtype=torch.bfloat16)
         compiled.merge(
-            narrow.rows, narrow.has_base, limits, within, masks, self.scale.float().numpy(), self._election(),
+            narrow.rows, narrow.has_base, share, limits, within, masks, self.scale.float().numpy(), self._election(),
             out.view(torch.uint16).numpy(),
         )  # fmt: skip
         return out

@@ -66,8 +66,8 @@ def test_the_same_bits_as_the_function(name: str, special: bool) -> None:
     parameters = METHODS[name].schema.parameters
     flags = [{"normalize": yes} for yes in (False, True)] if "normalize" in parameters else [{}]
     for n, weights in ((1, [0.7]), (2, [0.5, 0.5]), (3, [0.9, -0.4, 0.3])):
-        for flag in flags:
-            given: dict[str, Any] = {"weight": weights, **flag}
+        for flag in flags if n <= (METHODS[name].schema.max_sources or n) else ():
+            given: dict[str, Any] = {"weight": weights, **flag} if "weight" in parameters else {"t": 0.4}
             given |= {"density": [0.3, 0.7, 1.0][:n]} if "density" in parameters else {}
             given |= {"epsilon": [0.15, -0.2, 0.1][:n]} if "epsilon" in parameters else {}
             given |= {"lambda": 0.7} if "lambda" in parameters and n > 1 else {}
