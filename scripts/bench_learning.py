@@ -230,25 +230,25 @@ class Columns:
         losses = evaluate(bench.become(job.recipe_at(0, request.point)).model, everything)  # type: ignore[arg-type]
         return Outcome(request, request.point, -losses.mean), losses.tokens
 
-    def ceiling(self, *, count: int) -> None:
-        """What one number per tensor can reach: right answers, and specialists' distributions, without limit."""
-        setting = self.setting
-        learn: dict[str, object] = {"prompts": setting.prompts(count)}
-        text = setting.file(weight=FINEST, optimize={"method": "gradient", "seed": self.seed}, learn=learn)
-        job = setting.job(text)
+    def ceiling(self, *, count: int, answers: bool) -> None:
+        """What one number per tensor can reach: right answers, or the specialists' distributions, without limit."""
+        column = f"ceiling, {'answers' if answers else 'KL'}"
+        if column in self.results:
+            return
+        learn: dict[str, object] = {} if answers else {"prompts": self.setting.prompts(count)}
+        text = self.setting.file(weight=FINEST, optimize={"method": "gradient", "seed": self.seed}, learn=learn)
+        job = self.setting.job(text)
         study, record = self._study(job, "ceiling")
         with record:
-            reference = study.reference()
-            kl = School(job, study.bench, reference, _notices).curriculum(("calibrate",))
-            assert kl is not None
-            for column, curriculum in (
-                ("ceiling, KL", kl),
-                ("ceiling, answers", self._answers(job, study.bench, count)),
-            ):
-                if column not in self.results:
-                    begun = time.monotonic()
-                    recipe, tokens = self._far_down(job, study.bench, curriculum)
-                    self.keep(column, study.bench.measure(recipe, "report"), time.monotonic() - begun, tokens)
+            begun = time.monotonic()
+            if answers:
+                curriculum = self._answers(job, study.bench, count)
+            else:
+                taught = School(job, study.bench, study.reference(), _notices).curriculum(("calibrate",))
+                assert taught is not None
+                curriculum = taught
+            recipe, tokens = self._far_down(job, study.bench, curriculum)
+            self.keep(column, study.bench.measure(recipe, "report"), time.monotonic() - begun, tokens)
 
     def _answers(self, job: SearchJob, bench: Workbench, count: int) -> Curriculum:
         """Fresh right answers of every task, none of them to a held-out question."""
@@ -449,7 +449,8 @@ def main() -> None:
                 "prompts": lambda columns=columns: columns.learned(prompts=options.prompts),  # type: ignore[misc]
                 "evolve": columns.evolve,
                 "smooth": columns.smooth,
-                "ceiling": lambda columns=columns: columns.ceiling(count=options.prompts),  # type: ignore[misc]
+                "ceiling": lambda columns=columns: columns.ceiling(count=options.prompts, answers=True),  # type: ignore[misc]
+                "ceiling-kl": lambda columns=columns: columns.ceiling(count=options.prompts, answers=False),  # type: ignore[misc]
             }
             for name in options.columns.split(","):
                 do[name]()

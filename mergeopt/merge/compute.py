@@ -176,7 +176,9 @@ def chunks_of(job: Job, source: TensorSource, multiple: int = 1, *, differing: b
             again = again or memory(min(block, numel), parts)
             yield chunk(start, parts, again)
 
-    narrow = partial(_narrow, job, source, numel, whole_multiple(BLOCK, multiple)) if _is_narrow(job, source, numel) else None
+    narrow = None
+    if _is_narrow(job, source, numel):
+        narrow = partial(_narrow, job, source, numel, whole_multiple(BLOCK, multiple))
     return Chunks(numel, read, row_of(job.shape), job.shape, part=part, narrow=narrow)
 
 

@@ -177,8 +177,8 @@ def merge_method(
             and returns what the function receives as `whole`.
         refuses: Of a tensor's coefficients, why they cannot be meant; None where they can.
         shares: Of a method linear in its sources, how much of each it takes: its gradients then cost an inner product.
-        terms: ``terms(<any of the parameters>, whole, row, draws)``: what a compiled merge needs, see `fused`. A method with
-            `shares` needs none.
+        terms: ``terms(<any of the parameters>, whole, row, draws)``: what a compiled merge needs, see `fused`. A
+            method with `shares` needs none.
     """
 
     def decorate(function: Callable[..., Tensor]) -> Method:

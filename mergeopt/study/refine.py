@@ -9,7 +9,7 @@ so that a killed run goes on from there, to the same numbers.
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ class Refiner:
         size: Lessons per step.
         path: Of the state; may exist.
         listener: Told of steps and retreats.
+        note: Told of every held-out loss, with the number of its step, once in a run's life.
     """
 
     def __init__(
@@ -77,9 +78,10 @@ class Refiner:
         size: int,
         path: Path,
         listener: Listener,
+        note: Callable[[int, float], None],
     ) -> None:
         self._bench, self._curriculum, self._kind, self._steps, self._size = bench, curriculum, kind, steps, size
-        self._path, self._listener = path, listener
+        self._path, self._listener, self._note = path, listener, note
         self._held_out = curriculum.part("held_out")
         self.spent = Spent()
 
@@ -102,6 +104,7 @@ class Refiner:
         kept = _read(self._path, identity)
         if kept is None:
             descent.best_loss = self.held_out(recipe)
+            self._note(0, descent.best_loss)
         else:
             descent.restore(kept)
         while not descent.done:
@@ -136,6 +139,7 @@ class Refiner:
             return
         descent.tokens += losses.tokens
         descent.judge(losses.mean)
+        self._note(descent.taken, losses.mean)
         self._listener(StepDone(descent.taken, -losses.mean, False, 0.0))
 
     def _retreat(self, descent: "_Descent", why: str) -> None:

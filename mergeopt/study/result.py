@@ -17,7 +17,9 @@ from mergeopt.space.dimension import Dimension
 from mergeopt.study.references import Contender, Kind
 
 FORMAT = 1
-ACCEPT = 0.9  # probability of being better, on the select items, that a learned merge must reach to be returned
+ACCEPT = 0.8
+"""Probability of being better, on the select items, that a learned merge must reach to be returned. It is compared with
+the best of a dozen known recipes by these same items, luck included, so this is stricter than it reads."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,6 +248,7 @@ class Study:
             size=learn.size,
             path=self.record.folder / "refinement.safetensors",
             listener=self.listener,
+            note=lambda step, loss: self.record.note("refinement", {"step": step, "loss": loss}),
         )
         start = min(candidates, key=lambda c: refiner.held_out(c.recipe))
         identity = digest(to_yaml(recipe_data(start.recipe)) + learn.model_dump_json())

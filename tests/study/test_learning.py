@@ -17,6 +17,7 @@ from mergeopt.errors import InputError
 from mergeopt.merge.refinement import SIDECAR
 from mergeopt.study.evaluation import evaluate_models
 from mergeopt.study.events import Phase, StepDone
+from mergeopt.study.reading import read_study
 from mergeopt.study.workbench import Compute
 from tests.conftest import read_weights
 from tests.study.family import hole, recipe, search_data, write_yaml
@@ -176,6 +177,8 @@ def test_below_the_tensor(refined: Outcome, work: Path, tmp_path: Path, monkeypa
     assert "refine" in [e.name for e in refined.events if isinstance(e, Phase)]
     assert result.steps == 8 + 45 and result.row("refined").kind == "learned"
     assert (out / SIDECAR).is_file() and not (out / "mergekit_config.yml").exists()
+    held_out = {note["step"]: note["loss"] for note in read_study(out / "search").notes("refinement")}
+    assert list(held_out) == [0, 40, 45] and held_out[40] < held_out[0]
     assert f"refinement: {SIDECAR}" in (out / "recipe.yaml").read_text()
     lock = json.loads((out / "recipe.lock.json").read_text())
     assert lock["portability"] == "mergeopt only" and lock["refinement"].startswith("xxh3-128:")

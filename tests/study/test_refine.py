@@ -36,7 +36,17 @@ def refiner(
     kind: str = "rows+columns",
     steps: int = 18,
 ) -> Refiner:
-    return Refiner(lessons.bench, lessons.made, kind=kind, steps=steps, size=4, path=path, listener=listener)
+    notes = dict[int, float]()
+    return Refiner(
+        lessons.bench,
+        lessons.made,
+        kind=kind,
+        steps=steps,
+        size=4,
+        path=path,
+        listener=listener,
+        note=notes.__setitem__,
+    )
 
 
 def middle(lessons: Lessons) -> Recipe:

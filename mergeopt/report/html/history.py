@@ -1,4 +1,4 @@
-"""How the search went: every trial with its interval, the best so far, and the losses of the gradient's steps."""
+"""How the search went: every trial with its interval, the best so far, and the losses that were gone down."""
 
 import math
 from collections.abc import Sequence
@@ -38,10 +38,11 @@ class Learned:
 
 @dataclass(frozen=True)
 class History:
-    """Trials and steps share their numbers: both are proposals."""
+    """Trials and steps share their numbers: both are proposals. `refined`: losses below the tensor, by its steps."""
 
     tried: Sequence[Tried]
     learned: Sequence[Learned]
+    refined: Sequence[Learned] = ()
 
     @property
     def last(self) -> int:
@@ -63,7 +64,13 @@ def history_of(study: Reading) -> History:
         for step in study.steps
         if step.value is not None
     ]
-    return History(tried, learned)
+    refined: list[Learned] = []
+    for note in study.notes("refinement"):
+        if note["step"] == 0:  # begun anew
+            refined = []
+        if note["loss"] is not None and math.isfinite(note["loss"]):
+            refined.append(Learned(note["step"], note["loss"], held_out=True))
+    return History(tried, learned, refined)
 
 
 def history_figure(history: History) -> Figure | None:
@@ -78,12 +85,14 @@ def history_figure(history: History) -> Figure | None:
         [f"step {s.number}", number(s.loss), "", "", "held-out loss" if s.held_out else "mini-batch loss"]
         for s in history.learned
     ]
+    rows += [[f"step {s.number} below the tensor", number(s.loss), "", "", "held-out loss"] for s in history.refined]
     return Figure(
         "history",
         "History",
         "Each dot is a trial on the search items, with its 95 % interval; the line is the best so far that keeps every "
         "constraint, hollow dots break one, crosses failed. Below, the loss that the gradient goes down: small dots "
-        "are mini-batches, the line the held-out lessons.",
+        "are mini-batches, the line the held-out lessons"
+        + ("; and last the held-out lessons while numbers below the tensor were learned." if history.refined else "."),
         both(lambda width: _draw(history, width)),
         Table(["proposal", "value", "95 %", "best so far", "kind"], rows),
     )
@@ -98,14 +107,17 @@ def _half(tried: Tried) -> str:
 
 
 def _draw(history: History, width: float) -> Markup:
-    panels = [panel for panel, there in ((_trials, history.tried), (_losses, history.learned)) if there]
+    known = ((_trials, history.tried), (_losses, history.learned), (_refined, history.refined))
+    panels = [panel for panel, there in known if there]
     height = len(panels) * (PANEL + GAP) + 6
     drawing = Drawing(width, height, "History of the search", _said(history))
     across = Axis(-0.5, history.last + 0.5, LEFT, width - RIGHT)
     for i, panel in enumerate(panels):
         top = 22 + i * (PANEL + GAP)
         panel(drawing, history, across, top, top + PANEL - 30)
-    drawing.text((LEFT + width - RIGHT) / 2, height - 4, "number of the proposal", "muted", at="middle")
+        if i + 1 == len(panels) or panels[i + 1] is _refined:
+            label = "step below the tensor" if panel is _refined else "number of the proposal"
+            drawing.text((LEFT + width - RIGHT) / 2, top + PANEL + 8, label, "muted", at="middle")
     return drawing.markup()
 
 
@@ -157,7 +169,18 @@ def _losses(drawing: Drawing, history: History, across: Axis, top: float, bottom
     for s in history.learned:
         if not s.held_out:
             drawing.dot(across(s.number), up(s.loss), 2, "batch")
-    drawing.path([(across(s.number), up(s.loss)) for s in held_out], "held-out")
-    for s in held_out:
-        tip = f"after proposal {s.number}: held-out loss {number(s.loss)}"
+    _line(drawing, held_out, across, up, "proposal")
+
+
+def _refined(drawing: Drawing, history: History, across: Axis, top: float, bottom: float) -> None:
+    across = Axis(0, max(1, history.refined[-1].number), LEFT, across.end)
+    up = axis([s.loss for s in history.refined], bottom, top)
+    _frame(drawing, across, up, "held-out loss below the tensor")
+    _line(drawing, history.refined, across, up, "step")
+
+
+def _line(drawing: Drawing, measured: Sequence[Learned], across: Axis, up: Axis, what: str) -> None:
+    drawing.path([(across(s.number), up(s.loss)) for s in measured], "held-out")
+    for s in measured:
+        tip = f"after {what} {s.number}: held-out loss {number(s.loss)}"
         drawing.dot(across(s.number), up(s.loss), 3.5, "held-out-dot", tip=tip)

@@ -103,6 +103,16 @@ def test_a_history_of_failures_and_far_misses() -> None:
     assert history_figure(History([], [])) is None
 
 
+def test_a_history_below_the_tensor() -> None:
+    learned, refined = [Learned(0, 0.5, True)], [Learned(step, 0.4 - step / 1000, True) for step in (0, 40, 80)]
+    alone, figure = history_figure(History([], learned)), history_figure(History([], learned, refined))
+    assert alone is not None and figure is not None
+    assert "below the tensor" not in alone.picture and "below the tensor" not in alone.note
+    assert str(figure.picture).count('class="held-out-dot"') == 2 * (1 + 3)
+    assert "step below the tensor" in figure.picture and "number of the proposal" in figure.picture
+    assert figure.table.rows[-1] == ["step 80 below the tensor", "0.32", "", "", "held-out loss"]
+
+
 def test_the_front() -> None:
     points = [Point(0, (0.1, 0.9), True), Point(1, (0.9, 0.1), True), Point(2, (0.1, 0.1), False)]
     figure = front_figure(Front(["a", HOSTILE], points))
