@@ -57,7 +57,7 @@ class Draws:
 
         compiled.draw(*self._words(ordinal, start, len(out)), out)
 
-    def _words(self, ordinal: int, start: int, length: int) -> tuple[Any, ...]:
+    def _words(self, ordinal: int, start: int, length: int) -> tuple[Any, Any, Any, int]:
         """What the compiled hash takes: counters, the keys of all spans, factors, the place in the first span."""
         counters = _counters(_SPAN, torch.device("cpu")).numpy().view(np.uint32)
         spans = range(start - start % _SPAN, start + length, _SPAN)
