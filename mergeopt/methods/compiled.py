@@ -173,29 +173,30 @@ def _elect(terms: Any, election: Any, summed: Any) -> None:
 def look(narrow: Any, base: Any, low: Any, high: Any, bits: Any, places: Any) -> tuple[int, int]:
     """How many |source − base| [b] have bits below `low` (uint32), and how many are in [low, high).
 
-    Of the latter come first the bits in `bits`, uint32 [b], and the places in `places`, int64 [b].
+    Of the latter come first the bits in `bits`, uint32 [b + 1], and the places in `places`, int64 [b + 1].
     """
     grounds, deltas, flags = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.uint8)
+    some, eights = np.empty(TILE // 8 + 1, np.int32), flags.view(np.uint64)
     below, found, width = 0, 0, np.uint32(high - low)
     for start in range(0, len(narrow), TILE):
         count = min(TILE, len(narrow) - start)
         ground, delta, inside = grounds[:count], deltas[:count], flags[:count]
         _widen(base[start : start + count], ground)
         _subtract(narrow[start : start + count], ground, delta)
-        sizes, under = delta.view(np.uint32), 0
+        sizes, under, few = delta.view(np.uint32), np.uint32(0), 0
+        for j in range(count):  # sums and loops of one width, and no branches: all of it in vectors
+            under = np.uint32(under + (np.uint32((sizes[j] & ~_SIGN) - low) >> np.uint32(31)))
         for j in range(count):
-            size = sizes[j] & ~_SIGN
-            under += size < low
-            inside[j] = np.uint8(np.uint32(size - low) < width)
-        below += under
-        eights = flags.view(np.uint64)
+            inside[j] = np.uint8(np.uint32((sizes[j] & ~_SIGN) - low) < width)
+        below += np.int64(under)
         for eight in range((count + 7) // 8):
-            if eights[eight] != 0:  # few are not
-                for j in range(8 * eight, min(8 * eight + 8, count)):
-                    if inside[j]:
-                        bits[found] = sizes[j] & ~_SIGN
-                        places[found] = start + j
-                        found += 1
+            some[few] = eight
+            few += eights[eight] != 0
+        for eight in some[:few]:
+            for j in range(8 * eight, min(8 * eight + 8, count)):
+                bits[found] = sizes[j] & ~_SIGN
+                places[found] = start + j
+                found += inside[j]
     return below, found
 
 

@@ -197,8 +197,8 @@ def _look_narrowly(chunks: Iterable[Narrow], ranges: Sequence[_Range]) -> int:
 
     room, bits, places = _INSIDE, np.empty(0, np.uint32), np.empty(0, np.int64)
     for chunk in chunks:
-        if len(bits) < chunk.length:
-            bits, places = np.empty(chunk.length, np.uint32), np.empty(chunk.length, np.int64)
+        if len(bits) <= chunk.length:
+            bits, places = np.empty(chunk.length + 1, np.uint32), np.empty(chunk.length + 1, np.int64)
         for one in ranges:
             source = chunk.sources[one.search.stream]
             below, count = compiled.look(source, chunk.base, one.low, one.high, bits, places)
