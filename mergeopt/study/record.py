@@ -28,6 +28,7 @@ from mergeopt.optimizers.base import Want
 from mergeopt.space.dimension import Dimension
 from mergeopt.study.lock import StudyLock, cannot_write
 from mergeopt.study.log import Event, EventLog, cut_torn_line, plain, read_log
+from mergeopt.study.signals import undisturbed
 
 Space = Mapping[str, Sequence[Dimension]]  # branch name -> its dimensions
 
@@ -129,7 +130,7 @@ class StudyRecord:
             if (folder / "log.jsonl").exists() and read_log(folder / "log.jsonl"):
                 raise InputError("there is a study already", where=str(folder), remedy="resume it, or remove it")
             name = f"{folder.resolve().parent.name}-{uuid.uuid4().hex[:8]}"
-            with _quiet():
+            with _quiet(), undisturbed():
                 study = optuna.create_study(storage=_opened(folder, storage), study_name=name, direction="maximize")
             record = cls(folder, lock, study, space, [])
             record._log.append("study", name=name, identity=identity, time=time.time())
@@ -232,26 +233,26 @@ class StudyRecord:
         if trial.params.keys() != dimensions.keys():
             raise ValueError(f"trial {trial.number}: {set(trial.params) ^ dimensions.keys()} differ from the branch")
         self._log.append("items", number=trial.number, items=trial.items)
-        self._study.add_trial(
-            create_trial(
-                state=TrialState.COMPLETE if trial.state == "complete" else TrialState.FAIL,
-                value=trial.value,
-                params=dict(trial.params),
-                distributions={name: FloatDistribution(d.low, d.high, log=d.log) for name, d in dimensions.items()},
-                constraints={"violation": trial.violation},
-                user_attrs=plain(
-                    {
-                        "number": trial.number,
-                        "branch": trial.branch,
-                        "seconds": trial.seconds,
-                        "tokens": trial.tokens,
-                        "scores": trial.scores,
-                        "objectives": trial.objectives,
-                        "error": trial.error,
-                    }
-                ),
-            )
+        made = create_trial(
+            state=TrialState.COMPLETE if trial.state == "complete" else TrialState.FAIL,
+            value=trial.value,
+            params=dict(trial.params),
+            distributions={name: FloatDistribution(d.low, d.high, log=d.log) for name, d in dimensions.items()},
+            constraints={"violation": trial.violation},
+            user_attrs=plain(
+                {
+                    "number": trial.number,
+                    "branch": trial.branch,
+                    "seconds": trial.seconds,
+                    "tokens": trial.tokens,
+                    "scores": trial.scores,
+                    "objectives": trial.objectives,
+                    "error": trial.error,
+                }
+            ),
         )
+        with undisturbed():  # the journal's lock file, cut short, is an error of its own
+            self._study.add_trial(made)
         self._trials[trial.number] = trial
 
     @property
