@@ -111,8 +111,6 @@ def parse_documents(text: str, source: str) -> tuple[Document, ...]:
         mark = error.problem_mark or error.context_mark
         row = mark.line + 1 if mark else None
         problem = f"not YAML: {error.problem or error.context or 'syntax error'}"
-        if mark and "\t" in (text.splitlines() or [""])[min(mark.line, len(text.splitlines()) - 1)]:
-            problem += " (the line holds a tab; YAML indents with spaces)"
         remedy = damage(text, row) or "mend this line or the one above it"
         raise InputError(problem, where=f"{source}:{row}" if row else source, remedy=remedy) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last: a character beyond any
