@@ -66,18 +66,21 @@ class Setting:
     def tasks(self) -> list[str]:
         return [specialist.task for specialist in self.spec.specialists]
 
-    def file(self, *, weight: Mapping[str, object], optimize: Mapping[str, object], learn: Mapping[str, object]) -> str:
-        """A search file over this family."""
+    def file(
+        self,
+        *,
+        weight: Mapping[str, object],
+        optimize: Mapping[str, object],
+        learn: Mapping[str, object],
+        method: str = "task_arithmetic",
+    ) -> str:
+        """A search file over this family; by `tsv` from the uniform average too."""
+        even = {**weight, "init": round(1 / len(self.tasks), 3)}
+        holes = {"apart": {**weight, "init": 0.0}, "plain": even} if method == "tsv" else {"weight": even}
         recipe = {
-            "merge_method": "task_arithmetic",
+            "merge_method": method,
             "base_model": str(self.zoo / "base"),
-            "models": [
-                {
-                    "model": str(self.zoo / task),
-                    "parameters": {"weight": {**weight, "init": round(1 / len(self.tasks), 3)}},
-                }
-                for task in self.tasks
-            ],
+            "models": [{"model": str(self.zoo / task), "parameters": holes} for task in self.tasks],
             "dtype": "float32",
         }
         objective = [{"eval": f"evals/{t}.yaml", "teacher": str(self.zoo / t), "limit": LIMIT} for t in self.tasks]
@@ -289,6 +292,21 @@ class Columns:
         assert optimizer.best is not None
         return job.recipe_at(0, branch.rounded(optimizer.best.point)), spent
 
+    def singular(self) -> None:
+        """The gradient over task singular vectors beside the deltas as they are: two numbers per tensor and source."""
+        if "gradient, tsv" in self.results:
+            return
+        options = {"method": "gradient", "trials": 32, "seed": self.seed}
+        job = self.setting.job(self.setting.file(weight=FINEST, optimize=options, learn={}, method="tsv"))
+        begun = time.monotonic()
+        study, record = self._study(job, "singular")
+        with record:
+            study.search(study.reference())
+            best = max((s for s in record.steps if "items" in s.wants), key=lambda s: s.value or -np.inf)
+            tokens = sum(one.tokens for one in [*record.trials, *record.steps])
+            scores = study.bench.measure(job.recipe_at(0, best.point), "report")
+            self.keep("gradient, tsv", scores, time.monotonic() - begun, tokens)
+
     # --------------------------------------------------------------------------------------------- the product
 
     def learned(self, *, prompts: int) -> None:
@@ -449,6 +467,7 @@ def main() -> None:
                 "prompts": lambda columns=columns: columns.learned(prompts=options.prompts),  # type: ignore[misc]
                 "evolve": columns.evolve,
                 "smooth": columns.smooth,
+                "singular": columns.singular,
                 "ceiling": lambda columns=columns: columns.ceiling(count=options.prompts, answers=True),  # type: ignore[misc]
                 "ceiling-kl": lambda columns=columns: columns.ceiling(count=options.prompts, answers=False),  # type: ignore[misc]
             }

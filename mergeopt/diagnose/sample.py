@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mergeopt.checkpoint.reader import Reader, torch_dtype
 from mergeopt.diagnose.subjects import Common, Subjects, by_layer
-from mergeopt.merge.compute import one_thread_each
 from mergeopt.merge.sources import opened_readers
+from mergeopt.methods.kernels import one_thread_each
 from mergeopt.recipe.recipe import ModelRef
 
 ELEMENTS = 1 << 22  # of a thinned matrix

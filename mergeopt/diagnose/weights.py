@@ -16,9 +16,9 @@ import torch
 
 from mergeopt.diagnose.subjects import Common, Place, Subjects
 from mergeopt.diagnose.sums import BLOCK, Sums, added
-from mergeopt.merge.compute import one_thread_each
 from mergeopt.merge.layout import Input
 from mergeopt.merge.sources import FileSource, opened_readers
+from mergeopt.methods.kernels import one_thread_each
 from mergeopt.recipe.recipe import ModelRef
 
 Progress = Callable[[int], None]  # told the bytes read since the last call

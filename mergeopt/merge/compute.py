@@ -5,7 +5,6 @@ same numbers. Inside everything is float32 (float64 where an input or the output
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ from mergeopt.merge.sources import TensorSource
 from mergeopt.methods import Method
 from mergeopt.methods.chunks import Chunk, Chunks, Narrow, row_of, whole_multiple
 from mergeopt.methods.draws import Draws
+from mergeopt.methods.kernels import one_thread_each
 
 LARGE = 1 << 18  # elements
 BLOCK = 1 << 20  # elements: fewer and the threads meet too often at the interpreter's lock
@@ -114,20 +114,6 @@ def factors(job: Job, index: int, source: TensorSource, memo: dict[str, Any]) ->
             memo[key] = tuple(torch.linalg.svd(matrix, full_matrices=False))
     found: Factors = memo[key]
     return found
-
-
-@contextmanager
-def one_thread_each() -> Iterator[int]:
-    """Turns torch's own threads off, and gives how many there were.
-
-    A chunk is too small to share out: on busy cores, meeting after every pass over it costs many times the pass.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _singular(job: Job, source: TensorSource, shares: Mapping[int, Tensor], memo: dict[str, Any]) -> Tensor:

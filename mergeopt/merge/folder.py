@@ -32,6 +32,7 @@ from mergeopt.merge.sources import Checkpoints, facts
 from mergeopt.merge.stream import Execute, Progress, stream
 from mergeopt.merge.vocabulary import Vocabulary, carry_files, choose_vocabulary
 from mergeopt.methods import METHODS, SCHEMAS
+from mergeopt.methods.as_mergekit import ARITHMETIC
 from mergeopt.recipe.recipe import Recipe, Source
 from mergeopt.recipe.write import recipe_data, to_yaml
 
@@ -223,6 +224,8 @@ def portability(prepared: Prepared) -> str:
     if prepared.refinement is not None or (tokenizer is not None and tokenizer.among):
         return "mergeopt only"
     method = METHODS[prepared.plan.method]
+    if method.name not in ARITHMETIC:
+        return "mergeopt only"
     jobs = [job for job in prepared.plan.jobs if not job.verbatim]
     if method.schema.random and any(min(job.coefficients["density"], default=1) < 1 for job in jobs):
         return "other random draw"
@@ -260,7 +263,7 @@ def _write_recipe(prepared: Prepared, out: Path, text: str | None) -> str:
         recipe = replace(recipe, refinement=SIDECAR)
     text = text or to_yaml(recipe_data(recipe))
     write_text(out / "recipe.yaml", text)
-    if prepared.refinement is None:
+    if prepared.refinement is None and prepared.plan.method in ARITHMETIC:
         write_text(out / "mergekit_config.yml", text)
     else:  # mergekit would read past the refinement and make another model in silence
         remove_files([out / "mergekit_config.yml"])

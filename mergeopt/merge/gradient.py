@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergeopt.merge.compute import chunks_of, one_thread_each, whole
+from mergeopt.merge.compute import chunks_of, whole
 from mergeopt.merge.live import LiveModel
 from mergeopt.merge.plan import Job, Plan
 from mergeopt.methods import METHODS
 from mergeopt.methods.chunks import Chunk, row_of, total
 from mergeopt.methods.draws import Draws
+from mergeopt.methods.kernels import one_thread_each
 from mergeopt.methods.steps import deltas
 
 Contract = Callable[[Job, Tensor], None]

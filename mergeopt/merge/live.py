@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from mergeopt.checkpoint.jsonfile import with_special_floats
 from mergeopt.errors import InputError, MergeoptError
-from mergeopt.merge.compute import compute, depends, one_thread_each, whole
+from mergeopt.merge.compute import compute, depends, whole
 from mergeopt.merge.layout import Input
 from mergeopt.merge.plan import Job, Plan
 from mergeopt.merge.refinement import Refinement
 from mergeopt.merge.sources import TensorSource
 from mergeopt.methods import METHODS
+from mergeopt.methods.kernels import one_thread_each
 
 
 class NotFiniteError(MergeoptError):

@@ -14,12 +14,13 @@ from threading import Event
 import torch
 
 from mergeopt.checkpoint.sink import Sink
-from mergeopt.merge.compute import compute, one_thread_each
+from mergeopt.merge.compute import compute
 from mergeopt.merge.finite import is_finite
 from mergeopt.merge.plan import Job, Plan
 from mergeopt.merge.refinement import Refinement
 from mergeopt.merge.sources import Checkpoints, FileSource, opened_readers
 from mergeopt.methods import METHODS
+from mergeopt.methods.kernels import one_thread_each
 
 Progress = Callable[[int], None]  # told the bytes written since the last call
 Execute = Callable[[Plan, Checkpoints, Sink, Progress | None, Refinement | None], tuple[Job, ...]]

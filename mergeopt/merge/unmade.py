@@ -22,12 +22,13 @@ from mergeopt.checkpoint.checkpoint import Checkpoint
 from mergeopt.checkpoint.header import StoredTensor, item_size
 from mergeopt.checkpoint.reader import Reader, torch_dtype
 from mergeopt.errors import MergeoptError
-from mergeopt.merge.compute import compute, one_thread_each
+from mergeopt.merge.compute import compute
 from mergeopt.merge.folder import Prepared
 from mergeopt.merge.mergekit_mode import Match
 from mergeopt.merge.sources import FileSource
 from mergeopt.merge.vocabulary import carry_files
 from mergeopt.methods import METHODS
+from mergeopt.methods.kernels import one_thread_each
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -23,12 +23,13 @@ from mergeopt.methods.sce import sce
 from mergeopt.methods.slerp import slerp
 from mergeopt.methods.task_arithmetic import task_arithmetic
 from mergeopt.methods.ties import ties
+from mergeopt.methods.tsv import tsv
 from mergeopt.recipe.schema import MethodSchema
 
 _ALL = (
     *(linear, slerp, nuslerp, multislerp, karcher, passthrough),
     *(task_arithmetic, ties, dare_linear, dare_ties, della, della_linear, breadcrumbs, breadcrumbs_ties),
-    *(model_stock, sce, ram, ramplus_tl, nearswap, arcee_fusion),
+    *(model_stock, sce, ram, ramplus_tl, nearswap, arcee_fusion, tsv),
 )
 METHODS: Mapping[str, Method] = MappingProxyType({m.name: m for m in _ALL})
 SCHEMAS: Mapping[str, MethodSchema] = MappingProxyType({name: m.schema for name, m in METHODS.items()})

@@ -3,12 +3,28 @@
 On a CPU torch makes a mask, and sorts rows, several times slower than numpy does.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+
+@contextmanager
+def one_thread_each() -> Iterator[int]:
+    """Turns torch's own threads off, and gives how many there were.
+
+    A chunk is too small to share out: on busy cores, meeting after every pass over it costs many times the pass.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 def below(bits: Tensor, limit: int) -> Tensor:

@@ -33,6 +33,7 @@ TIES = DARE.replace("dare_ties", "ties")
 DELLA = DARE.replace("dare_ties", "della")
 BREADCRUMBS = DARE.replace("dare_ties", "breadcrumbs_ties")
 SLERP = "merge_method: slerp\nbase_model: a\nmodels: [{model: b}]\nparameters: {t: [0.2, 0.8]}\n"
+TSV = "merge_method: tsv\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 0.7, plain: 0.2}\n"
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -66,7 +67,13 @@ def test_the_same_bytes_twice_and_with_any_number_of_threads(models: Path, text:
     assert contents(models / "one") == contents(models / "two") == contents(models / "three")
 
 
-@pytest.mark.parametrize("method", [LINEAR, DARE, TIES, DELLA, BREADCRUMBS, SLERP])
+def test_a_method_that_mergekit_lacks(models: Path):
+    merge_to_folder(prepared(TSV), models / "out")
+    assert json.loads((models / "out" / "recipe.lock.json").read_text())["portability"] == "mergeopt only"
+    assert not (models / "out" / "mergekit_config.yml").exists() and (models / "out" / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize("method", [LINEAR, DARE, TIES, DELLA, BREADCRUMBS, SLERP, TSV])
 def test_a_streamed_tensor_is_what_the_method_gives_in_memory(models: Path, method: str):
     result = merged(method, models / "out")
     of = prepared(method)

@@ -48,7 +48,7 @@ def card(
     text = "---\n".join(to_yaml(names.public(dict(document))) for document in configuration)
     lines = [
         "---",
-        to_yaml(_front(recipe, names, found, more or {})).rstrip(),
+        to_yaml(_front(names, found, more or {}, portability)).rstrip(),
         "---",
         f"# {markdown_text(name)}",
         "",
@@ -78,12 +78,12 @@ def card(
     return "\n".join(lines)
 
 
-def _front(recipe: Recipe, names: Names, found: Terms, more: Mapping[str, Any]) -> dict[str, Any]:
+def _front(names: Names, found: Terms, more: Mapping[str, Any], portability: str) -> dict[str, Any]:
     data: dict[str, Any] = {}
     if names.hub:
         data |= {"base_model": list(names.hub), "base_model_relation": "merge"}
     data |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    portable = [] if recipe.refinement is not None else ["mergekit"]  # mergekit reads the recipe that lies beside
+    portable = [] if portability == "mergeopt only" else ["mergekit"]  # mergekit reads the recipe that lies beside
     return data | {"tags": ["merge", *portable, "mergeopt"]} | dict(found.front) | dict(more)
 
 
