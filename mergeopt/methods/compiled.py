@@ -188,12 +188,12 @@ def look(narrow: Any, base: Any, low: Any, high: Any, bits: Any, places: Any) ->
             under = np.uint32(under + (np.uint32((sizes[j] & ~_SIGN) - low) >> np.uint32(31)))
         for j in range(count):
             inside[j] = np.uint8(np.uint32((sizes[j] & ~_SIGN) - low) < width)
-        below += np.int64(under)
+        below += int(under)
         for eight in range((count + 7) // 8):
             some[few] = eight
             few += eights[eight] != 0
-        for eight in some[:few]:
-            for j in range(8 * eight, min(8 * eight + 8, count)):
+        for k in range(few):
+            for j in range(8 * some[k], min(8 * some[k] + 8, count)):
                 bits[found] = sizes[j] & ~_SIGN
                 places[found] = start + j
                 found += inside[j]

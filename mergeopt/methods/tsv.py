@@ -46,7 +46,8 @@ def _orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
 def _nearest(x: Tensor) -> Tensor:
     """The matrix with orthonormal columns (rows, where those are fewer) nearest to x: P Qᵀ of x = P D Qᵀ."""
     p, _, qt = torch.linalg.svd(x, full_matrices=False)
-    return p @ qt
+    nearest: Tensor = p @ qt
+    return nearest
 
 
 @merge_method(measure=_apart)

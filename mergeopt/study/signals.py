@@ -17,11 +17,11 @@ def undisturbed() -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     waiting = {number: handler for number, handler in handlers.items() if callable(handler)}
     for number in waiting:
-        signal.signal(number, lambda number, frame: came.append((number, frame)))
+        signal.signal(number, lambda signum, frame: came.append((signum, frame)))
     try:
         yield
     finally:
         for number, handler in waiting.items():
             signal.signal(number, handler)
-        for number, frame in came[:1]:
-            waiting[signal.Signals(number)](number, frame)
+        for signum, frame in came[:1]:
+            waiting[signal.Signals(signum)](signum, frame)
