@@ -173,7 +173,7 @@ def _losses(drawing: Drawing, history: History, across: Axis, top: float, bottom
 
 
 def _refined(drawing: Drawing, history: History, across: Axis, top: float, bottom: float) -> None:
-    across = Axis(0, max(1, history.refined[-1].number), LEFT, across.end)
+    across = Axis(0, 1.03 * max(1, history.refined[-1].number), LEFT, across.end)  # room for the last label
     up = axis([s.loss for s in history.refined], bottom, top)
     _frame(drawing, across, up, "held-out loss below the tensor")
     _line(drawing, history.refined, across, up, "step")
