@@ -66,7 +66,7 @@ def tsv(
     Of a matrix, δ'_i is δ_i cut to the n-th part of its rank, its singular vectors made orthogonal to those of the
     others; of a vector, δ_i/n. As it stands it is the paper's TSV-Merge; `apart` 0 and `plain` 1 are task arithmetic,
     so a search over both chooses between them, tensor by tensor. Takes an SVD of every matrix of every source, and
-    memory for all deltas of a tensor at once.
+    memory for all deltas of a tensor at once; a search keeps the δ' of all tensors, a float32 model per source.
     """
     assert isinstance(weight, Tensor) and isinstance(apart, Tensor) and isinstance(plain, Tensor)
     parts = whole[:, start : start + base.numel()].unbind()
