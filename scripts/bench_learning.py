@@ -39,6 +39,7 @@ from mergeopt.study.events import Event, Notice
 from mergeopt.study.job import SearchJob, layers_near, open_record, prepare_search
 from mergeopt.study.learner import Learner
 from mergeopt.study.lessons import CPU_PASS, HELD_OUT, School
+from mergeopt.study.record import StudyRecord
 from mergeopt.study.search import Study
 from mergeopt.study.searchfile import read_search_file
 from mergeopt.study.workbench import Compute, Workbench
@@ -302,9 +303,8 @@ class Columns:
         study, record = self._study(job, "singular")
         with record:
             study.search(study.reference())
-            best = max((s for s in record.steps if "items" in s.wants), key=lambda s: s.value or -np.inf)
             tokens = sum(one.tokens for one in [*record.trials, *record.steps])
-            scores = study.bench.measure(job.recipe_at(0, best.point), "report")
+            scores = study.bench.measure(_lowest(job, record), "report")
             self.keep("gradient, tsv", scores, time.monotonic() - begun, tokens)
 
     # --------------------------------------------------------------------------------------------- the product
@@ -326,8 +326,7 @@ class Columns:
             trials = study.search(reference)
             tokens = sum(one.tokens for one in [*record.trials, *record.steps])
             searched = time.monotonic() - begun
-            best = max((s for s in record.steps if "items" in s.wants), key=lambda s: s.value or -np.inf)
-            gradient = study.bench.measure(job.recipe_at(0, best.point), "report")
+            gradient = study.bench.measure(_lowest(job, record), "report")
             portable = study.select(trials, reference)
             at = time.monotonic()
             refined = study.refine(trials, reference)
@@ -337,13 +336,19 @@ class Columns:
             self.keep(f"auto{suffix}", study.book.score(portable, "report"), searched, tokens)
             self.keep(f"below{suffix}", study.book.score(below, "report"), seconds, tokens)
 
-    def _study(self, job: SearchJob, name: str) -> tuple[Study, object]:
+    def _study(self, job: SearchJob, name: str) -> tuple[Study, StudyRecord]:
         import shutil
 
         folder = self.setting.folder / name
         shutil.rmtree(folder, ignore_errors=True)
         record = open_record(job, folder, resume=False)
         return Study(job, record, Workbench(job.checkpoints, job.suite, self.compute), _notices), record
+
+
+def _lowest(job: SearchJob, record: StudyRecord) -> Recipe:
+    """Where the held-out loss was least."""
+    best = max((step for step in record.steps if "items" in step.wants), key=lambda step: step.value or -np.inf)
+    return job.recipe_at(0, best.point)
 
 
 def _notices(event: Event) -> None:

@@ -221,16 +221,19 @@ def portability(prepared: Prepared) -> str:
     "other random draw": the same plan with another mask; "mergeopt only": mergekit has no way to say it.
     """
     tokenizer = prepared.recipe.tokenizer
-    if prepared.refinement is not None or (tokenizer is not None and tokenizer.among):
+    if not _known_to_mergekit(prepared) or (tokenizer is not None and tokenizer.among):
         return "mergeopt only"
     method = METHODS[prepared.plan.method]
-    if method.name not in ARITHMETIC:
-        return "mergeopt only"
     jobs = [job for job in prepared.plan.jobs if not job.verbatim]
     if method.schema.random and any(min(job.coefficients["density"], default=1) < 1 for job in jobs):
         return "other random draw"
     copied = method.name == "passthrough" and all(job.coefficients["scale"] == (None,) for job in jobs)
     return "exact" if copied else "rounding"
+
+
+def _known_to_mergekit(prepared: Prepared) -> bool:
+    """Has mergekit the recipe's method, and nothing of it below the tensor?"""
+    return prepared.refinement is None and prepared.plan.method in ARITHMETIC
 
 
 def check_apart(out: Path, checkpoints: Checkpoints) -> None:
@@ -263,9 +266,9 @@ def _write_recipe(prepared: Prepared, out: Path, text: str | None) -> str:
         recipe = replace(recipe, refinement=SIDECAR)
     text = text or to_yaml(recipe_data(recipe))
     write_text(out / "recipe.yaml", text)
-    if prepared.refinement is None and prepared.plan.method in ARITHMETIC:
+    if _known_to_mergekit(prepared):
         write_text(out / "mergekit_config.yml", text)
-    else:  # mergekit would read past the refinement and make another model in silence
+    else:  # past a refinement mergekit would read, and make another model in silence
         remove_files([out / "mergekit_config.yml"])
     return text
 

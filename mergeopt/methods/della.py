@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mergeopt.methods.chunks import Chunks, Narrow
-from mergeopt.methods.draws import Draws
+from mergeopt.methods.draws import Draws, limit_of
 from mergeopt.methods.dropping import Drop, Mask, dropped
 from mergeopt.methods.fused import Bytes, Election, MaskBytes, Terms
 from mergeopt.methods.kernels import at_least, below, sorted_rows, taken
@@ -45,7 +45,7 @@ def _bytes(density: Tensor, epsilon: Tensor, row: int, draws: Draws) -> MaskByte
         from mergeopt.methods import compiled
 
         slope, offset = map(np.float32, _line(row, share, abs(spread)))
-        limit = np.int64(_limit(share + abs(spread)))
+        limit = np.int64(limit_of(share + abs(spread)))
         drawn, keys = np.empty((2, narrow.length), np.int32)
         draws.fill_bits(i, narrow.start, drawn)
         compiled.magnitudes(narrow.sources[i], narrow.base, spread < 0, keys)
@@ -92,7 +92,7 @@ def _mask(delta: Tensor, row: int, draws: Tensor, density: float, epsilon: float
         epsilon: Negative ones keep the small elements more often.
     """
     spread = abs(epsilon) if row > 1 and density > 0 else 0.0
-    possible = below(draws, _limit(density + spread))
+    possible = below(draws, limit_of(density + spread))
     if spread == 0:
         return possible
     keys = delta.detach().float().abs().view(torch.int32).view(-1, row)
@@ -110,11 +110,6 @@ def _line(row: int, density: float, spread: float) -> tuple[float, float]:
     """Slope and offset of the rank from which on a draw keeps an element."""
     steps = (row - 1) / (2 * spread)
     return 2.0**-32 * steps, (0.5 - density + spread) * steps + 1
-
-
-def _limit(share: float) -> int:
-    """Draws below it are this share of all."""
-    return int(min(max(share, 0.0), 1.0) * (1 << 32)) - (1 << 31)
 
 
 @merge_method(measure=_drop, refuses=_refusal, terms=_elected)

@@ -39,7 +39,7 @@ class Draws:
         """
         if density >= 1:
             return torch.ones(like.numel(), dtype=torch.bool, device=like.device)
-        return below(self.bits(ordinal, start, like), int(max(density, 0.0) * (1 << 32)) - (1 << 31))
+        return below(self.bits(ordinal, start, like), limit_of(density))
 
     def fill_kept(self, ordinal: int, start: int, density: float, out: npt.NDArray[np.uint8]) -> None:
         """`keep` on a CPU as bytes [b], compiled."""
@@ -48,8 +48,7 @@ class Draws:
         if density >= 1:
             out.fill(1)
             return
-        limit = np.int64(int(max(density, 0.0) * (1 << 32)) - (1 << 31))
-        compiled.draw_below(*self._words(ordinal, start, len(out)), limit, out)
+        compiled.draw_below(*self._words(ordinal, start, len(out)), np.int64(limit_of(density)), out)
 
     def fill_bits(self, ordinal: int, start: int, out: npt.NDArray[np.int32]) -> None:
         """`bits` on a CPU, compiled."""
@@ -79,6 +78,11 @@ class Draws:
         text = f"{self.seed}\0{self.tensor}\0{ordinal}\0{first // _SPAN}".encode()
         digest = hashlib.blake2b(text, digest_size=8).digest()
         return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+
+def limit_of(share: float) -> int:
+    """Draws below it are this share of all, which is cut to [0, 1]."""
+    return int(min(max(share, 0.0), 1.0) * (1 << 32)) - (1 << 31)
 
 
 @cache

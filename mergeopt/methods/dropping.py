@@ -32,8 +32,7 @@ class Drop:
         result = deltas(sources, base)
         for i, delta in enumerate(result):
             known = self.masks[i] if self.masks else None
-            kept = None if known is None else torch.from_numpy(known.get(start, delta.numel()))
-            found = mask(i, delta, start) if kept is None else kept
+            found = mask(i, delta, start) if known is None else torch.from_numpy(known.get(start, delta.numel()))
             if found is not None:
                 delta.mul_(as_number(found, delta))
         return result

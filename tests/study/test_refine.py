@@ -36,7 +36,6 @@ def refiner(
     kind: str = "rows+columns",
     steps: int = 18,
 ) -> Refiner:
-    notes = dict[int, float]()
     return Refiner(
         lessons.bench,
         lessons.made,
@@ -45,7 +44,7 @@ def refiner(
         size=4,
         path=path,
         listener=listener,
-        note=notes.__setitem__,
+        note=dict[int, float]().__setitem__,
     )
 
 
