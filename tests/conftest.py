@@ -1,6 +1,7 @@
 """Small models, made in a few milliseconds: every test that needs weights on disk starts here."""
 
 import json
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,13 @@ def read_weights(folder: Path) -> Weights:
 def one_thread() -> None:
     """Tests share their machine: torch's threads would wait for one another. Those about threads set their own."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> None:
+    """A job in a script's background has Ctrl-C turned off, and so have its children: not those of a test."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
